@@ -8,8 +8,8 @@ use crate::environment::OpenEpisodesConfig;
 use crate::episode::Limits;
 use crate::hint::Reason;
 use crate::http::ServerConfig;
+use crate::large_model::LargeModelChoice;
 use crate::reward::RewardConfig;
-use crate::train::grpo::LargeModelChoice;
 
 use super::parse::check_version;
 use super::{ConfigError, read_toml};

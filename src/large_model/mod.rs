@@ -12,6 +12,7 @@ use crate::chat::ChatMessage;
 use crate::trajectory::TokenUsage;
 
 mod cache;
+mod choice;
 mod endpoint;
 mod error;
 mod failed_usage;
@@ -27,6 +28,7 @@ mod usage;
 mod waiting;
 
 pub use cache::{CacheError, Cached};
+pub use choice::LargeModelChoice;
 pub use endpoint::{
     BreakerConfig, Endpoint, EndpointSetup, ForwardBody, ForwardRequest, LargeModelConfig,
     LargeModelConfigError, PassedUsage, UsageAsked,

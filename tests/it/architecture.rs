@@ -186,7 +186,6 @@ const LAYERS: [(&str, &[&str]); 43] = [
             "record",
             "reward",
             "spelling",
-            "train",
         ],
     ),
     ("lib", &[]),

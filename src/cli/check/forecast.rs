@@ -11,9 +11,9 @@ use crate::dataset::{ReadOptions, read_examples, read_tasks};
 use crate::eval::arms::Method;
 use crate::eval::data::{self, Question};
 use crate::eval::metric_choice::Metric;
-use crate::large_model::LargeModelConfig;
+use crate::large_model::{LargeModelChoice, LargeModelConfig};
 use crate::run_files;
-use crate::train::grpo::{GrpoConfig, JudgeChoice, LargeModelChoice, TaskConfig};
+use crate::train::grpo::{GrpoConfig, JudgeChoice, TaskConfig};
 use crate::train::sft::{SftConfig, SftData};
 
 use crate::cli::Failure;

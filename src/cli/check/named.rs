@@ -13,11 +13,11 @@ use crate::eval::arms::{Brief, Method, Prompt};
 use crate::hint::Reason;
 use crate::http::Tls;
 use crate::judge::Judge;
-use crate::large_model::{LargeModelConfig, Scripted};
+use crate::large_model::{LargeModelChoice, LargeModelConfig, Scripted};
 use crate::protocol::Protocol;
 use crate::reward::{RewardConfig, Rewarder};
 use crate::train::config::StartConfig;
-use crate::train::grpo::{GrpoConfig, LargeModelChoice};
+use crate::train::grpo::GrpoConfig;
 
 /// What the configuration of a server names, as it is written: the bundled models, which are the
 /// default, may be elsewhere when it starts.

@@ -13,6 +13,7 @@ use crate::engine::config::NativeConfig;
 use crate::engine::tokens::config::TokensConfig;
 use crate::episode::Limits;
 use crate::hint::Reason;
+use crate::large_model::LargeModelChoice;
 use crate::reward::RewardConfig;
 use crate::train::config::{
     BOUND, FINITE, StartConfig, at_least_one, optimizer, share, version, within,
@@ -21,8 +22,8 @@ use crate::train::error::TrainError;
 use crate::train::schedule::Schedule;
 
 pub use tables::{
-    AdvantageConfig, EvaluationConfig, Guards, JudgeChoice, LargeModelChoice, OutageConfig,
-    SampleConfig, TaskConfig, TrainerConfig,
+    AdvantageConfig, EvaluationConfig, Guards, JudgeChoice, OutageConfig, SampleConfig, TaskConfig,
+    TrainerConfig,
 };
 
 /// The maximum of `max_policy_lag`: each step of lag takes an engine with a copy of the weights.

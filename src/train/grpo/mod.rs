@@ -27,9 +27,7 @@ mod update;
 
 pub use advantage::{Overlong, Scaling, advantages};
 pub use collect::Sample;
-pub use config::{
-    GrpoConfig, Guards, JudgeChoice, LargeModelChoice, SampleConfig, TaskConfig, TrainerConfig,
-};
+pub use config::{GrpoConfig, Guards, JudgeChoice, SampleConfig, TaskConfig, TrainerConfig};
 pub use evaluate::{ClassResult, Evaluation, SampleEpisode};
 pub use failure::Cause;
 pub use figures::StepFigures;
