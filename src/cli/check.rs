@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, ValueEnum};
 
 use crate::config::{
-    Config, EnvironmentConfig, EvalConfig, Overrides, PolicyConfig, PolicyEngine, read_toml,
+    Config, ConfigFile, EnvironmentConfig, EvalConfig, Overrides, PolicyConfig, PolicyEngine,
 };
 use crate::dataset::data_files;
 use crate::engine::tokens::config::{IdentityCheck, TokensConfig};
@@ -13,7 +13,7 @@ use crate::environment::OpenEpisodesConfig;
 use crate::eval::arms::Method;
 use crate::tokenization::ChatTokenizer;
 use crate::train::config::StartConfig;
-use crate::train::grpo::{GrpoConfig, TaskConfig};
+use crate::train::grpo::TaskConfig;
 use crate::train::sft::{SftConfig, SftData};
 use crate::train::start::check_saved;
 
@@ -21,6 +21,7 @@ use super::assemble::check_policy;
 use super::engine_choice::EngineChoice;
 use super::model_check::{check_adapters, check_model};
 use super::output::{print, print_line};
+use super::train::grpo_config;
 use super::{Failure, hub};
 
 mod forecast;
@@ -51,8 +52,8 @@ enum For {
 
 impl For {
     /// By keys that only one of them has.
-    fn of(file: &Path) -> Result<Self, Failure> {
-        let table: toml::Table = read_toml(file)?;
+    fn of(file: &ConfigFile) -> Result<Self, Failure> {
+        let table: toml::Table = file.parse()?;
         let has = |key: &str| table.contains_key(key);
         Ok(match () {
             () if has("arms") => Self::Eval,
@@ -67,19 +68,21 @@ impl For {
 
 /// Runs `server check`.
 pub fn run(args: CheckArgs) -> Result<(), Failure> {
-    let command = args.command.map_or_else(|| For::of(&args.config), Ok)?;
+    let file = ConfigFile::read(&args.config)?;
+    let command = args.command.map_or_else(|| For::of(&file), Ok)?;
     let (printed, forecast) = match command {
         For::Serve => {
-            let config = Config::load(Some(&args.config), &Overrides::default())?;
+            let written: Config = file.parse()?;
+            let config = written.clone().completed(&Overrides::default())?;
             let canary = config.canary.as_ref().map(|canary| &canary.policy);
             for policy in [&config.policy].into_iter().chain(canary) {
                 check_policy(policy)?;
             }
-            named::of_server(&read_toml(&args.config)?)?;
+            named::of_server(&written)?;
             (toml::to_string_pretty(&config), engines(&config))
         }
         For::Sft => {
-            let config: SftConfig = read_toml(&args.config)?;
+            let config: SftConfig = file.parse()?;
             config.check()?;
             model_is_there(&config.model, false)?;
             named::templates_of(&config.model)?;
@@ -89,8 +92,7 @@ pub fn run(args: CheckArgs) -> Result<(), Failure> {
             (toml::to_string_pretty(&config), forecast::sft(&config)?)
         }
         For::Grpo => {
-            let written: GrpoConfig = read_toml(&args.config)?;
-            let config = written.preset.complete(read_toml(&args.config)?)?;
+            let config = grpo_config(&file)?;
             model_is_there(&config.model, true)?;
             named::of_grpo(&config)?;
             if let TaskConfig::File { path, eval_path, .. } = &config.tasks {
@@ -99,7 +101,8 @@ pub fn run(args: CheckArgs) -> Result<(), Failure> {
             (toml::to_string_pretty(&config), forecast::grpo(&config)?)
         }
         For::Env => {
-            let config = EnvironmentConfig::load(&args.config)?;
+            let config: EnvironmentConfig = file.parse()?;
+            config.check()?;
             named::of_environment(&config)?;
             if let Some(path) = config.model.as_deref().map(Path::new).filter(|it| it.exists()) {
                 text_of(path, true)?;
@@ -107,7 +110,8 @@ pub fn run(args: CheckArgs) -> Result<(), Failure> {
             (toml::to_string_pretty(&config), environment(&config))
         }
         For::Eval => {
-            let config = EvalConfig::load(&args.config)?;
+            let config: EvalConfig = file.parse()?;
+            config.check()?;
             named::of_evaluation(&config)?;
             for arm in &config.arms {
                 if let Method::Policy(named) | Method::FirstPrompt(named) = &arm.method {

@@ -9,7 +9,7 @@ use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use secrecy::SecretString;
 
-use crate::config::{LocalModelConfig, read_toml};
+use crate::config::{ConfigFile, LocalModelConfig, read_toml};
 use crate::engine::tokens::TokensEngine;
 use crate::engine::tokens::config::TokensConfig;
 use crate::large_model::{Cached, Endpoint, EndpointSetup, LargeModel, LargeModelChoice};
@@ -105,8 +105,7 @@ pub fn run(args: TrainArgs) -> Result<(), Failure> {
             print_line(model.display())?;
         }
         Method::Grpo(args) => {
-            let written: GrpoConfig = read_toml(&args.config)?;
-            let mut config = written.preset.complete(read_toml(&args.config)?)?;
+            let mut config = grpo_config(&ConfigFile::read(&args.config)?)?;
             args.apply(&mut config.seed, &mut config.output);
             find(&mut config.model)?;
             args.show(&config.output)?;
@@ -125,6 +124,13 @@ pub fn run(args: TrainArgs) -> Result<(), Failure> {
         }
     }
     Ok(())
+}
+
+/// The configuration of a GRPO run, completed by its preset and checked.
+pub(super) fn grpo_config(file: &ConfigFile) -> Result<GrpoConfig, Failure> {
+    // Of a wrong key, only this names the line.
+    let written: GrpoConfig = file.parse()?;
+    Ok(written.preset.complete(file.parse()?)?)
 }
 
 /// Downloads a model that is named by its hub id.

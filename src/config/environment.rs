@@ -59,7 +59,11 @@ impl EnvironmentConfig {
         Ok(config)
     }
 
-    fn check(&self) -> Result<(), ConfigError> {
+    /// Checks every setting.
+    ///
+    /// # Errors
+    /// Names the first value that cannot be used.
+    pub fn check(&self) -> Result<(), ConfigError> {
         let wrong = |reason: Reason| Err(ConfigError::Setting(reason));
         check_version(self.schema_version)?;
         self.limits.check("limits").or_else(wrong)?;

@@ -149,7 +149,11 @@ impl EvalConfig {
         Ok(config)
     }
 
-    fn check(&self) -> Result<(), ConfigError> {
+    /// Checks every setting.
+    ///
+    /// # Errors
+    /// Names the first value that cannot be used.
+    pub fn check(&self) -> Result<(), ConfigError> {
         let wrong = |reason: Reason| Err(ConfigError::Setting(reason));
         check_version(self.schema_version)?;
         if self.arms.is_empty() {

@@ -29,7 +29,7 @@ pub use environment::EnvironmentConfig;
 pub use eval::EvalConfig;
 pub use overrides::Overrides;
 use parse::check_version;
-pub use parse::{ConfigError, read_toml};
+pub use parse::{ConfigError, ConfigFile, read_toml};
 pub use policy::{CanaryConfig, PolicyConfig, PolicyEngine, SamplingConfig};
 pub use telemetry::TelemetryConfig;
 
@@ -135,14 +135,19 @@ impl Config {
     /// # Errors
     /// When the file cannot be read, has an unknown key, or has an impossible setting.
     pub fn load(file: Option<&Path>, overrides: &Overrides) -> Result<Self, ConfigError> {
-        let mut config: Self = match file {
-            Some(path) => read_toml(path)?,
-            None => Self::default(),
-        };
-        overrides.apply(&mut config)?;
-        config.complete();
-        config.check()?;
-        Ok(config)
+        let written: Option<Self> = file.map(read_toml).transpose()?;
+        written.unwrap_or_default().completed(overrides)
+    }
+
+    /// Applies `overrides`, fills in defaults and checks the result.
+    ///
+    /// # Errors
+    /// When a setting is impossible.
+    pub fn completed(mut self, overrides: &Overrides) -> Result<Self, ConfigError> {
+        overrides.apply(&mut self)?;
+        self.complete();
+        self.check()?;
+        Ok(self)
     }
 
     /// Fills in defaults that depend on other settings.

@@ -41,15 +41,42 @@ impl Hint for ConfigError {
     }
 }
 
-/// Reads `path`. Unknown keys are errors.
+/// The text of a configuration file. It is read once: a pipe has nothing more to read.
+#[derive(Debug)]
+pub struct ConfigFile {
+    path: String,
+    text: String,
+}
+
+impl ConfigFile {
+    /// Reads `path`.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn read(path: &Path) -> Result<Self, ConfigError> {
+        let shown = path.display().to_string();
+        match std::fs::read_to_string(path) {
+            Ok(text) => Ok(Self { path: shown, text }),
+            Err(source) => Err(ConfigError::Read { path: shown, source }),
+        }
+    }
+
+    /// The settings in it. Unknown keys are errors.
+    ///
+    /// # Errors
+    /// When it is no TOML, or has an unknown key.
+    pub fn parse<T: DeserializeOwned>(&self) -> Result<T, ConfigError> {
+        parse_toml(&self.text)
+            .map_err(|reason| ConfigError::Invalid { path: self.path.clone(), reason })
+    }
+}
+
+/// The settings in the file at `path`.
 ///
 /// # Errors
 /// When the file cannot be read, is no TOML, or has an unknown key.
 pub fn read_toml<T: DeserializeOwned>(path: &Path) -> Result<T, ConfigError> {
-    let shown = path.display().to_string();
-    let text = std::fs::read_to_string(path)
-        .map_err(|source| ConfigError::Read { path: shown.clone(), source })?;
-    parse_toml(&text).map_err(|reason| ConfigError::Invalid { path: shown, reason })
+    ConfigFile::read(path)?.parse()
 }
 
 /// Checks that a file's `schema_version` is the one that this program reads.

@@ -1,21 +1,28 @@
 //! `server check` and what a configuration names.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 
 use serde_json::json;
 
 use crate::one_file::tiny;
-use crate::process::run;
+use crate::process::{command, outcome, run};
 
-/// The exit status and output of the check of this text, with a model folder in place of `MODEL`.
-fn checked(folder: &Path, text: &str) -> (i32, String) {
+/// This text with its version, and with folders in place of their names.
+fn filled(folder: &Path, text: &str) -> String {
     let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("models");
     let text = text
         .replace("POLICY", &models.join("policy-warm").display().to_string())
         .replace("LARGE", &models.join("large-model").display().to_string())
         .replace("HERE", &folder.display().to_string());
+    format!("schema_version = 1\n{text}")
+}
+
+/// The exit status and output of the check of this text.
+fn checked(folder: &Path, text: &str) -> (i32, String) {
     let file = folder.join("config.toml");
-    std::fs::write(&file, format!("schema_version = 1\n{text}")).unwrap();
+    std::fs::write(&file, filled(folder, text)).unwrap();
     run(&["check", file.to_str().unwrap()])
 }
 
@@ -114,6 +121,27 @@ fn what_is_named_must_be_there() {
         let (status, said) = checked(folder.path(), &bad);
         assert!(status != 0 && said.contains(named), "{bad}: {said}");
     }
+}
+
+#[test]
+fn a_configuration_may_be_a_pipe() {
+    let folder = tempfile::tempdir().unwrap();
+    let piped = |text: &str| {
+        let mut child = command(&["check", "/dev/stdin"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        child.stdin.take().unwrap().write_all(filled(folder.path(), text).as_bytes()).unwrap();
+        outcome(&child.wait_with_output().unwrap())
+    };
+    for good in [GRPO, SFT, SERVE, ENV] {
+        let (status, said) = piped(good);
+        assert!(status == 0 && said.contains("`/dev/stdin` is valid"), "{good}: {said}");
+    }
+    let (status, said) = piped(&format!("episode.max_turnz = 3\n{SERVE}"));
+    assert!(status != 0 && said.contains("`max_turnz`"), "{said}");
 }
 
 /// Copies the files of the policy into a new folder of this name in `folder`, without one of them.
