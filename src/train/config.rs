@@ -130,7 +130,18 @@ pub(super) fn optimizer(
     ])
 }
 
-/// The default of `max_rejected`.
-pub(super) fn max_rejected() -> f64 {
-    0.01
+/// Defaults of the settings that all methods of training have.
+pub(super) mod defaults {
+    pub fn max_rejected() -> f64 {
+        0.01
+    }
+    pub fn micro_batch_tokens() -> usize {
+        8192
+    }
+    pub fn clip_norm() -> f64 {
+        1.0
+    }
+    pub fn keep_checkpoints() -> usize {
+        2
+    }
 }

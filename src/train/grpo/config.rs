@@ -52,7 +52,7 @@ pub struct GrpoConfig {
     pub tasks: TaskConfig,
     /// The largest share of a file's rows that may be rejected or too long; more ends the run
     /// before its first episode.
-    #[serde(default = "crate::train::config::max_rejected")]
+    #[serde(default = "crate::train::config::defaults::max_rejected")]
     pub max_rejected: f64,
     /// The large model that it prompts.
     pub large_model: LargeModelChoice,
@@ -112,7 +112,7 @@ pub struct GrpoConfig {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tokens: Option<TokensConfig>,
     /// Tokens computed at once in an update. Bounds the memory, not the result.
-    #[serde(default = "defaults::micro_batch_tokens")]
+    #[serde(default = "crate::train::config::defaults::micro_batch_tokens")]
     pub micro_batch_tokens: usize,
     /// Learning rate.
     #[serde(default)]
@@ -121,7 +121,7 @@ pub struct GrpoConfig {
     #[serde(default)]
     pub weight_decay: f64,
     /// The largest global norm of the gradient; larger ones are clipped.
-    #[serde(default = "defaults::clip_norm")]
+    #[serde(default = "crate::train::config::defaults::clip_norm")]
     pub clip_norm: f64,
     /// Evaluation on held-out tasks.
     #[serde(default)]
@@ -139,7 +139,7 @@ pub struct GrpoConfig {
     #[serde(default = "defaults::checkpoint_every")]
     pub checkpoint_every: u64,
     /// How many checkpoints are kept, besides the best one.
-    #[serde(default = "defaults::keep")]
+    #[serde(default = "crate::train::config::defaults::keep_checkpoints")]
     pub keep_checkpoints: usize,
 }
 
@@ -162,17 +162,8 @@ mod defaults {
     pub fn temperature() -> f32 {
         1.0
     }
-    pub fn micro_batch_tokens() -> usize {
-        8192
-    }
-    pub fn clip_norm() -> f64 {
-        1.0
-    }
     pub fn checkpoint_every() -> u64 {
         10
-    }
-    pub fn keep() -> usize {
-        2
     }
 }
 

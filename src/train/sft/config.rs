@@ -27,7 +27,7 @@ pub struct SftConfig {
     pub data: SftData,
     /// The largest share of a file's rows that may be rejected or too long; more ends the run
     /// before its first step.
-    #[serde(default = "crate::train::config::max_rejected")]
+    #[serde(default = "crate::train::config::defaults::max_rejected")]
     pub max_rejected: f64,
     /// Optimizer steps.
     pub steps: u64,
@@ -36,7 +36,7 @@ pub struct SftConfig {
     pub batch_size: usize,
     /// Tokens computed at once; a step is split into as many parts as needed. Bounds the memory,
     /// not the result.
-    #[serde(default = "defaults::micro_batch_tokens")]
+    #[serde(default = "crate::train::config::defaults::micro_batch_tokens")]
     pub micro_batch_tokens: usize,
     /// Learning rate.
     #[serde(default)]
@@ -45,13 +45,13 @@ pub struct SftConfig {
     #[serde(default)]
     pub weight_decay: f64,
     /// The largest global norm of the gradient; larger ones are clipped.
-    #[serde(default = "defaults::clip_norm")]
+    #[serde(default = "crate::train::config::defaults::clip_norm")]
     pub clip_norm: f64,
     /// Steps between two checkpoints.
     #[serde(default = "defaults::every")]
     pub checkpoint_every: u64,
     /// How many checkpoints are kept.
-    #[serde(default = "defaults::keep")]
+    #[serde(default = "crate::train::config::defaults::keep_checkpoints")]
     pub keep_checkpoints: usize,
     /// Steps between two evaluations on held-out conversations.
     #[serde(default = "defaults::every")]
@@ -62,17 +62,8 @@ mod defaults {
     pub fn batch_size() -> usize {
         64
     }
-    pub fn micro_batch_tokens() -> usize {
-        8192
-    }
-    pub fn clip_norm() -> f64 {
-        1.0
-    }
     pub fn every() -> u64 {
         100
-    }
-    pub fn keep() -> usize {
-        2
     }
 }
 
