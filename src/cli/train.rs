@@ -22,7 +22,7 @@ use crate::train::progress::Progress;
 use crate::train::sft::{SftConfig, run_sft};
 
 use super::assemble::local_model;
-use super::fingerprint::fingerprint;
+use super::checksum::checksum;
 use super::model_check::declared_context;
 use super::output::print_line;
 use super::runs::{self, LISTEN};
@@ -179,7 +179,7 @@ pub(super) fn large_model(
                 // A file may have replies of other models: a name does not tell them apart.
                 Some(_) => {
                     let found = runtime.block_on(hub::resolve_path(path))?;
-                    model.with_identity(format!("{name} {}", fingerprint(&found)?))
+                    model.with_identity(format!("{name} {}", checksum(&found)?))
                 }
             })
         }

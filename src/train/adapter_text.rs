@@ -22,7 +22,7 @@ use super::start::BASE;
 pub fn check_text(adapter: &Path, text: &ChatTokenizer, base: &Path) -> Result<(), TrainError> {
     check_template(adapter, text, base)?;
     check_tokens(adapter, text)?;
-    // With a fingerprint of the base, names say nothing more.
+    // With a hash of the base weights, names say nothing more.
     if let Some(named) = base_name(adapter).filter(|_| !adapter.join(BASE).is_file())
         && is_another(&named, base)
     {

@@ -119,7 +119,7 @@ pub fn check(
     origin.insert("text".into(), hashes(text, whole)?);
     origin.insert("parts".into(), hashes(parts, part)?);
     origin.insert("noted".into(), hashes(noted, part)?);
-    let hash = fingerprint(model).map_err(|source| TrainError::read(model, source))?;
+    let hash = weights_hash(model).map_err(|source| TrainError::read(model, source))?;
     origin.insert("model".into(), hash.into());
     let origin = Value::Object(origin);
 
@@ -257,7 +257,7 @@ fn hash_of(mut source: impl Read) -> io::Result<String> {
 /// A hash of a part of a model. The beginning of a file counts whole: there a GGUF file has its
 /// settings and its tokenizer.
 fn part(path: &Path) -> io::Result<String> {
-    let sampled = fingerprint(path)?;
+    let sampled = weights_hash(path)?;
     match path.is_dir() {
         true => Ok(sampled),
         false => Ok(sampled + &hash_of(File::open(path)?.take(WHOLE))?),
@@ -268,7 +268,7 @@ fn part(path: &Path) -> io::Result<String> {
 ///
 /// # Errors
 /// When a file cannot be read.
-pub fn fingerprint(folder: &Path) -> io::Result<String> {
+pub fn weights_hash(folder: &Path) -> io::Result<String> {
     let mut paths: Vec<PathBuf> = match folder.is_dir() {
         true => std::fs::read_dir(folder)?
             .filter_map(|entry| Some(entry.ok()?.path()))
@@ -408,11 +408,11 @@ mod tests {
         let path = folder.path().join("model.gguf");
         let mut bytes = vec![0_u8; WHOLE as usize + BLOCK];
         std::fs::write(&path, &bytes).unwrap();
-        let before = (fingerprint(&path).unwrap(), part(&path).unwrap());
+        let before = (weights_hash(&path).unwrap(), part(&path).unwrap());
         // Between two of the blocks that are sampled.
         bytes[BLOCK + 9] = 1;
         std::fs::write(&path, &bytes).unwrap();
-        assert_eq!(fingerprint(&path).unwrap(), before.0);
+        assert_eq!(weights_hash(&path).unwrap(), before.0);
         assert_ne!(part(&path).unwrap(), before.1);
     }
 

@@ -24,7 +24,7 @@ use super::adapter_text::check_text;
 use super::config::{NewModel, StartConfig};
 use super::error::TrainError;
 use super::json_file;
-use super::origin::{fingerprint, model_parts};
+use super::origin::{model_parts, weights_hash};
 use super::run_folder::{RunFolder, TEXT_FILES, copy_templates, copy_tokenizer};
 
 impl StartConfig {
@@ -221,7 +221,7 @@ impl Start {
         if let Some(adapter) = model.adapter() {
             let own = folder.join("adapter");
             adapter.save(&own, Some(&self.folder.display().to_string()))?;
-            std::fs::write(own.join(BASE), fingerprint(&self.folder)? + "\n")?;
+            std::fs::write(own.join(BASE), weights_hash(&self.folder)? + "\n")?;
             Protocol::record(self.templates().as_deref(), &own.join(TEMPLATES))?;
         }
         Ok(())
@@ -240,7 +240,7 @@ impl Start {
     }
 }
 
-/// In an adapter's folder: the fingerprint of its base weights.
+/// In an adapter's folder: the hash of its base weights.
 pub(super) const BASE: &str = "base.sha256";
 
 /// Fails if what is made of the model in `folder` could not be saved, which is done at the end.
@@ -267,7 +267,7 @@ pub fn not_applied_yet(adapter: &Path, base: &Path) -> Result<(), TrainError> {
         )));
     }
     let Ok(expected) = std::fs::read_to_string(adapter.join(BASE)) else { return Ok(()) };
-    let found = fingerprint(base).map_err(|source| TrainError::read(base, source))?;
+    let found = weights_hash(base).map_err(|source| TrainError::read(base, source))?;
     if found != expected.trim() {
         return Err(TrainError::Config(reason!(
             "the adapter `{}` was trained on other weights than those in `{}`", adapter.display(), base.display();

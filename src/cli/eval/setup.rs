@@ -8,7 +8,7 @@ use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::assemble::{LocalPolicy, endpoint_setup, large_models, local_policies, protocol};
-use crate::cli::fingerprint::{fingerprint, fingerprints};
+use crate::cli::checksum::{checksum, checksums};
 use crate::cli::{Failure, hub};
 use crate::config::{Config, EvalConfig, PolicyEngine};
 use crate::engine::tokens::{LoadMeter, TokensEngine};
@@ -96,7 +96,7 @@ impl<'a> Setup<'a> {
         let model = Arc::clone(self.models.get(&name)?);
         let identity = match self.server.local_models.get(&name) {
             // A model that was trained further in its folder is another model.
-            Some(local) => format!("{} {}", model.identity(), fingerprint(&local.path)?),
+            Some(local) => format!("{} {}", model.identity(), checksum(&local.path)?),
             None => model.identity(),
         };
         let is_endpoint = self.server.large_models.contains_key(&name);
@@ -268,7 +268,7 @@ impl<'a> Setup<'a> {
         // Servers are identified by address: they do not report which weights they have.
         let servers = server.policy.tokens.as_ref().map(|tokens| tokens.servers.join(" "));
         let engine = servers.map_or_else(|| format!("{engine:?}"), |at| format!("Tokens {at}"));
-        let identity = format!("{engine} {} {}", fingerprints(&folders)?, self.templates()?);
+        let identity = format!("{engine} {} {}", checksums(&folders)?, self.templates()?);
         Ok(ArmPolicy { policy, protocol, identity })
     }
 
@@ -282,7 +282,7 @@ impl<'a> Setup<'a> {
     /// read are not seen.
     fn program(&self, command: &str) -> Result<ArmPolicy, Failure> {
         let policy = ProgramPolicy::new(command).context("the program has no name")?;
-        let identity = format!("script {command} {}", fingerprints(&policy.files())?);
+        let identity = format!("script {command} {}", checksums(&policy.files())?);
         self.untrained(Arc::new(policy), identity.trim_end().to_owned())
     }
 
@@ -292,10 +292,10 @@ impl<'a> Setup<'a> {
         Ok(ArmPolicy { policy, protocol, identity })
     }
 
-    /// A fingerprint of this evaluation's templates.
+    /// A checksum of this evaluation's templates.
     fn templates(&self) -> anyhow::Result<String> {
         match &self.config.templates {
-            Some(folder) => Ok(fingerprint(folder)?),
+            Some(folder) => Ok(checksum(folder)?),
             None => Ok(String::new()),
         }
     }

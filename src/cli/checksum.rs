@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 
 /// A checksum over a file, or over all files in a folder and their names.
-pub(super) fn fingerprint(path: &Path) -> anyhow::Result<String> {
+pub(super) fn checksum(path: &Path) -> anyhow::Result<String> {
     let mut files = Vec::new();
     list(path, &mut files).with_context(|| format!("cannot read `{}`", path.display()))?;
     files.sort();
@@ -29,8 +29,8 @@ pub(super) fn fingerprint(path: &Path) -> anyhow::Result<String> {
 }
 
 /// The checksums over several of them: those of an adapter and of its base.
-pub(super) fn fingerprints(paths: &[PathBuf]) -> anyhow::Result<String> {
-    let all: Vec<String> = paths.iter().map(|path| fingerprint(path)).collect::<Result<_, _>>()?;
+pub(super) fn checksums(paths: &[PathBuf]) -> anyhow::Result<String> {
+    let all: Vec<String> = paths.iter().map(|path| checksum(path)).collect::<Result<_, _>>()?;
     Ok(all.join(" "))
 }
 
@@ -56,13 +56,10 @@ mod tests {
         let [adapter, base] = ["adapter", "base"].map(|name| folder.path().join(name));
         let of = |text: &str| {
             std::fs::write(&base, text).unwrap();
-            fingerprints(&[adapter.clone(), base.clone()]).unwrap()
+            checksums(&[adapter.clone(), base.clone()]).unwrap()
         };
         std::fs::write(&adapter, "a").unwrap();
         assert_ne!(of("b"), of("c"));
-        assert_eq!(
-            fingerprints(std::slice::from_ref(&adapter)).unwrap(),
-            fingerprint(&adapter).unwrap()
-        );
+        assert_eq!(checksums(std::slice::from_ref(&adapter)).unwrap(), checksum(&adapter).unwrap());
     }
 }
