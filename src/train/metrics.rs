@@ -7,7 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::{Map, Value};
 
-use crate::atomic_file::replace;
+use crate::atomic_file;
 use crate::run_files;
 
 /// Named values of one step, in the order they were added.
@@ -43,7 +43,7 @@ impl MetricsLog {
                 }
             }
         }
-        replace(&path, |beside| std::fs::write(beside, kept))?;
+        atomic_file::write(&path, kept)?;
         let lines = OpenOptions::new().append(true).open(&path)?;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let name = format!("events.out.tfevents.{:010}.prompt-r1.{step}", now.as_secs());

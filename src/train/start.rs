@@ -6,6 +6,7 @@ use std::sync::Arc;
 use candle_core::Device;
 use serde_json::{Map, Value};
 
+use crate::atomic_file;
 use crate::hint::Reason;
 use crate::model::spec::LayerKind;
 use crate::model::{
@@ -221,7 +222,7 @@ impl Start {
         if let Some(adapter) = model.adapter() {
             let own = folder.join("adapter");
             adapter.save(&own, Some(&self.folder.display().to_string()))?;
-            std::fs::write(own.join(BASE), weights_hash(&self.folder)? + "\n")?;
+            atomic_file::write(&own.join(BASE), weights_hash(&self.folder)? + "\n")?;
             Protocol::record(self.templates().as_deref(), &own.join(TEMPLATES))?;
         }
         Ok(())

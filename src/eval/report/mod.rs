@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::atomic_file::replace;
 use crate::episode::{EpisodeUsage, RoleUsage};
 use crate::reward::Normalization;
 use crate::run_files;
@@ -237,7 +238,7 @@ pub fn write(report: &Report, folder: &Path) -> Result<PathBuf, EvalError> {
         (folder.join("report.md"), markdown(report)),
         (page.clone(), html(report)?),
     ] {
-        std::fs::write(&path, text).map_err(EvalError::io(&path))?;
+        replace(&path, |beside| std::fs::write(beside, text)).map_err(EvalError::io(&path))?;
     }
     Ok(page)
 }

@@ -312,6 +312,28 @@ fn attempts_are_distinguished_by_their_calls() {
 }
 
 #[test]
+fn a_report_is_replaced_whole() {
+    let folder = tempfile::tempdir().unwrap();
+    let report = |answer: &str| {
+        let questions = vec![question(0, "own", Metric::Text(AnswerMetric::F1))];
+        built(questions, vec![vec![answered(answer, 1), answered("right", 1)]])
+    };
+    write(&report("right"), folder.path()).unwrap();
+    for name in ["report.json", "report.md", "report.html"] {
+        let file = folder.path().join(name);
+        let before = std::fs::read(&file).unwrap();
+        // Whoever opened it before reads it to its end.
+        let opened = folder.path().join("opened");
+        std::fs::hard_link(&file, &opened).unwrap();
+        write(&report("wrong"), folder.path()).unwrap();
+        assert!(std::fs::read(&opened).unwrap() == before, "{name} was written in place");
+        assert!(std::fs::read(&file).unwrap() != before, "{name} is the old one");
+        std::fs::remove_file(&opened).unwrap();
+        write(&report("right"), folder.path()).unwrap();
+    }
+}
+
+#[test]
 fn labels_of_many_classes_do_not_overlap() {
     let questions: Vec<Question> = (0..30)
         .map(|index| {

@@ -206,14 +206,9 @@ impl Evaluation {
 
     /// All evaluations in the run's folder up to `step`, oldest first.
     pub fn load_all(folder: &Path, step: u64) -> Vec<Self> {
-        let mut all: Vec<Self> = std::fs::read_dir(folder.join(run_files::EVALUATIONS))
-            .into_iter()
-            .flatten()
-            .filter_map(|entry| json_file::read(&entry.ok()?.path()).ok())
-            .filter(|evaluation: &Self| evaluation.step <= step)
-            .collect();
-        all.sort_by_key(|evaluation| evaluation.step);
-        all
+        let all = step_files::all(&folder.join(run_files::EVALUATIONS)).unwrap_or_default();
+        let all = all.into_iter().filter(|(of, _)| *of <= step);
+        all.filter_map(|(_, file)| json_file::read(&file).ok()).collect()
     }
 }
 
@@ -280,6 +275,10 @@ mod tests {
         for step in [0, 2, 4] {
             Evaluation { step, ..Evaluation::default() }.save(folder.path()).unwrap();
         }
+        let files = folder.path().join(run_files::EVALUATIONS);
+        let file = step_files::path(&files, 2);
+        std::fs::copy(&file, file.with_extension("json.1-0.tmp")).unwrap();
+        assert_eq!(found(), [0, 2, 4], "what a kill left beside a file is no evaluation");
         Evaluation::forget_later(folder.path(), Some(2)).unwrap();
         assert_eq!(found(), [0, 2]);
         Evaluation::forget_later(folder.path(), None).unwrap();

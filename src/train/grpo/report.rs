@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 
 use super::config::GrpoConfig;
 use super::evaluate::{ClassResult, Evaluation, SampleEpisode};
+use crate::atomic_file;
 use crate::run_files;
 use crate::train::error::TrainError;
 
@@ -47,7 +48,7 @@ pub fn write(config: &GrpoConfig, folder: &Path, step: u64) -> Result<(), TrainE
         .collect();
     let settings = toml::to_string(config).map_err(std::io::Error::other)?;
     let page = page(&evaluations, &metrics, &settings).map_err(std::io::Error::other)?;
-    Ok(std::fs::write(folder.join(run_files::REPORT), page)?)
+    Ok(atomic_file::write(&folder.join(run_files::REPORT), page)?)
 }
 
 /// Those that measured the same as the last: others are no curve with it, and no start of it.

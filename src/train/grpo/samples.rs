@@ -11,6 +11,7 @@ use super::config::SampleConfig;
 use super::evaluate::SampleEpisode;
 use super::rollout::Scored;
 use super::step_files;
+use crate::atomic_file;
 use crate::run_files;
 use crate::train::error::TrainError;
 use crate::trajectory::{Action, Trajectory};
@@ -56,10 +57,7 @@ impl Samples {
         let shown = chosen(&collected.groups, episodes);
         let text = serde_json::to_string(&Step { step, shown }).map_err(io::Error::other)?;
         fs::create_dir_all(&self.folder)?;
-        // Whoever watches the run never reads half a file.
-        let partial = self.folder.join("partial");
-        fs::write(&partial, text)?;
-        fs::rename(partial, self.path(step))?;
+        atomic_file::write(&self.path(step), text)?;
         match step.checked_sub(keep_steps).map(|old| fs::remove_file(self.path(old))) {
             Some(Err(error)) if error.kind() != io::ErrorKind::NotFound => Err(error.into()),
             _ => Ok(()),
