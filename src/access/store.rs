@@ -74,8 +74,14 @@ impl Hint for StoreError {
             Self::Unset(_) => "export it, or leave its key out of `[access]`".into(),
             Self::NoKey(_) => "`server keys list` shows all".into(),
             Self::Redis(reason) => return reason.hint(),
-            Self::Scheme { .. } | Self::Database(_) | Self::Random(_) | Self::Damaged { .. } => {
-                return None;
+            Self::Scheme { scheme, .. } => format!("`{scheme}USER:PASSWORD@HOST/DATABASE`").into(),
+            Self::Database(_) => {
+                "`access.store`, or the URL in the variable of `access.store_url_env`, must name a database that the server can reach and write to"
+                    .into()
+            }
+            Self::Random(_) => "try again later: a machine that has just started may have none yet".into(),
+            Self::Damaged { .. } => {
+                "correct `limits` in its row of `prompt_r1_keys`, or delete the row".into()
             }
         })
     }

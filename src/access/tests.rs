@@ -82,6 +82,14 @@ async fn the_embedded_store_keeps_keys_and_spending() {
     }
 }
 
+#[test]
+fn a_url_of_something_else_is_no_store() {
+    let config = AccessConfig { store_url_env: Some("URL".into()), ..AccessConfig::default() };
+    let error = config.store_url(&|_| Some("mysql://u:planted@h/d".into())).unwrap_err();
+    assert!(!error.explained().contains("planted"), "{error}");
+    assert_eq!(error.hint().as_deref(), Some("`postgres://USER:PASSWORD@HOST/DATABASE`"));
+}
+
 #[tokio::test]
 async fn limits_of_a_minute_and_of_a_day() {
     let store = Store::connect(&"sqlite::memory:".into()).await.unwrap();

@@ -30,7 +30,7 @@ pub enum EvalError {
     #[error("the prompt search could not score any prompt: {reason}")]
     Search {
         /// The first failure.
-        reason: String,
+        reason: Reason,
     },
     /// The run was asked to stop before the first row.
     #[error("stopped during the prompt search")]
@@ -102,15 +102,22 @@ impl Hint for EvalError {
             Self::ScoringInterrupted | Self::Interrupted { .. } => {
                 "the same command continues from there".into()
             }
-            Self::Setting(reason) => return reason.hint(),
+            Self::Setting(reason) | Self::Search { reason } => return reason.hint(),
+            Self::Similarity(_) => {
+                "name another `metrics.sentence_model`, or another metric with `metrics.by_source`"
+                    .into()
+            }
+            Self::Io { .. } => {
+                "correct its path or its permissions, or free some disk space; finished rows are kept"
+                    .into()
+            }
+            Self::AllFailed { .. } => {
+                "when the cause is gone, the same command asks them again".into()
+            }
             Self::Damaged { .. } => "delete that line, or choose another `output`".into(),
             Self::Locked(_) => "wait for its end, or choose another `output`".into(),
             Self::Dataset(error) => return error.hint(),
             Self::World(error) => return error.hint(),
-            Self::Search { .. }
-            | Self::Similarity(_)
-            | Self::Io { .. }
-            | Self::AllFailed { .. } => return None,
         })
     }
 }

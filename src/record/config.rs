@@ -104,7 +104,11 @@ impl Hint for RecordError {
             Self::Zero(_) => "leave it out for the default".into(),
             Self::Unset(_) => "export it, or set `record.folder` instead".into(),
             Self::Url(_) => "`postgres://USER:PASSWORD@HOST/DATABASE`".into(),
-            Self::Folder { .. } | Self::File { .. } | Self::Thread(_) => return None,
+            Self::Folder { .. } => {
+                "`record.folder` is a folder that the server may write to".into()
+            }
+            Self::File { .. } => "`record.sqlite` is a file that the server may write to".into(),
+            Self::Thread(_) => "raise the limits on threads and memory of the server's user".into(),
         })
     }
 }

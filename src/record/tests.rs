@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::*;
 use crate::episode::{AnswerSource, EpisodeUsage, FinishReason};
+use crate::hint::Hint;
 use crate::trajectory::{TokenTrace, Trajectory};
 
 fn record(id: usize) -> Record {
@@ -137,8 +138,9 @@ fn half_a_line_is_cut_off() {
 fn a_folder_that_cannot_be_made() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("deep"), "a file").unwrap();
-    let error = Recorder::start(&config(folder.path()), &|_| None).unwrap_err().to_string();
-    assert!(error.contains("deep/er"), "{error}");
+    let error = Recorder::start(&config(folder.path()), &|_| None).unwrap_err();
+    assert!(error.to_string().contains("deep/er"), "{error}");
+    assert!(error.hint().is_some_and(|hint| hint.contains("`record.folder`")), "{error}");
 }
 
 #[test]

@@ -326,4 +326,5 @@ async fn a_large_model_that_never_answers_ends_the_run() {
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1));
     assert!(said.contains("none of 3 rows was answered") && said.contains("wrong key"), "{said}");
+    assert!(said.contains("hint: when the cause is gone"), "{said}");
 }

@@ -15,6 +15,7 @@ use serde_json::{Map, json};
 
 use crate::chat::ChatMessage;
 use crate::episode::RoleUsage;
+use crate::hint::{Hint, Reason};
 use crate::large_model::{Call, LargeModel};
 use crate::prompt_template::Template;
 use crate::seed;
@@ -125,7 +126,7 @@ struct SearchState {
     /// By prompt, as in `found.tried`.
     mistakes: Vec<Vec<Mistake>>,
     propose: Template,
-    first_failure: Option<String>,
+    first_failure: Option<Reason>,
 }
 
 impl Search<'_> {
@@ -176,10 +177,11 @@ impl Search<'_> {
             }
             None => Err(EvalError::Search {
                 reason: state.first_failure.unwrap_or_else(|| {
-                    format!(
+                    reason!(
                         "`prompt_search.budget` is {} calls, one prompt takes {}",
                         self.config.budget,
-                        self.cost_of_trying()
+                        self.cost_of_trying();
+                        hint: "raise it, or lower `prompt_search.sample`"
                     )
                 }),
             }),
@@ -241,7 +243,7 @@ impl Search<'_> {
                     mistakes.extend(mistake);
                 }
                 Err(failure) => {
-                    state.first_failure.get_or_insert(failure);
+                    state.first_failure.get_or_insert(failure.into());
                 }
             }
         }
@@ -287,7 +289,7 @@ impl Search<'_> {
             match reply {
                 Ok(reply) => proposals.extend(proposed(&reply.message.as_text())),
                 Err(error) => {
-                    state.first_failure.get_or_insert(error.to_string());
+                    state.first_failure.get_or_insert(error.reason());
                 }
             }
         }

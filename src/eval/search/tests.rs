@@ -182,8 +182,10 @@ async fn replies_are_read_as_the_arm_reads_them() {
 
 #[tokio::test]
 async fn a_budget_that_pays_for_nothing_is_said() {
-    let error = Setup::new(5).run().await.unwrap_err().to_string();
-    assert!(error.contains("`prompt_search.budget` is 5 calls, one prompt takes 10"), "{error}");
+    let error = Setup::new(5).run().await.unwrap_err();
+    let said = error.to_string();
+    assert!(said.contains("`prompt_search.budget` is 5 calls, one prompt takes 10"), "{said}");
+    assert_eq!(error.hint().as_deref(), Some("raise it, or lower `prompt_search.sample`"));
 }
 
 #[test]
