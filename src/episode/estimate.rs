@@ -2,8 +2,8 @@
 
 use std::sync::{Arc, PoisonError};
 
-use super::{EpisodeUsage, RoleUsage, Tally};
-use crate::large_model::{FailedCalls, LargeModelError, Prices, Waiting};
+use super::{EpisodeUsage, Tally};
+use crate::large_model::{CallUsage, FailedCalls, LargeModelError, Prices, Waiting};
 use crate::token_estimate::TokenEstimate;
 use crate::trajectory::TokenUsage;
 
@@ -14,7 +14,7 @@ pub(super) struct CallEstimate {
     tally: Tally,
     /// Usage before this call.
     before: EpisodeUsage,
-    role: fn(&mut EpisodeUsage) -> &mut RoleUsage,
+    role: fn(&mut EpisodeUsage) -> &mut CallUsage,
     prices: Prices,
     /// Tokens.
     read: u64,
@@ -32,7 +32,7 @@ impl CallEstimate {
     pub(super) fn begin(
         tally: &Tally,
         before: EpisodeUsage,
-        role: fn(&mut EpisodeUsage) -> &mut RoleUsage,
+        role: fn(&mut EpisodeUsage) -> &mut CallUsage,
         prices: Prices,
         read: u64,
     ) -> Self {
@@ -62,15 +62,15 @@ impl CallEstimate {
     }
 
     /// The estimated usage of the call, or what is known of it.
-    pub(super) fn used(&self) -> RoleUsage {
+    pub(super) fn used(&self) -> CallUsage {
         let estimate = || TokenUsage::reported(self.read, self.written.tokens());
         let tokens = self.billed.unwrap_or_else(estimate);
-        RoleUsage { calls: 1, tokens, cost: self.prices.cost(tokens) }
+        CallUsage { calls: 1, tokens, cost: self.prices.cost(tokens) }
     }
 
     /// The estimated usage of calls that failed in its place.
-    pub(super) fn lost(&self) -> RoleUsage {
-        self.lost.used().into()
+    pub(super) fn lost(&self) -> CallUsage {
+        self.lost.used()
     }
 
     /// The usage before the call plus the estimates.
@@ -78,7 +78,7 @@ impl CallEstimate {
         self.usage_with(self.used())
     }
 
-    fn usage_with(&self, used: RoleUsage) -> EpisodeUsage {
+    fn usage_with(&self, used: CallUsage) -> EpisodeUsage {
         let mut usage = self.before;
         let role = (self.role)(&mut usage);
         *role += used;
@@ -98,7 +98,7 @@ impl CallEstimate {
 impl Drop for CallEstimate {
     fn drop(&mut self) {
         if self.waiting.is_on() {
-            self.tell(self.usage_with(RoleUsage::default()));
+            self.tell(self.usage_with(CallUsage::default()));
         }
     }
 }

@@ -13,10 +13,10 @@ use serde_json::{Map, Value};
 use crate::chat::ChatMessage;
 use crate::engine::Sampling;
 use crate::hint::{Hint, Reason};
-use crate::large_model::{Call, FailedUsage, LargeModel, LargeModelError, Reply};
+use crate::large_model::{CallUsage, LargeModel, LargeModelError, Reply};
 use crate::policy::{Policy, PolicyError};
 use crate::protocol::{ANSWER, Protocol, ProtocolError};
-use crate::trajectory::{Action, TokenUsage, Trajectory, Turn, TurnFinish};
+use crate::trajectory::{Action, Trajectory, Turn, TurnFinish};
 
 mod config;
 mod estimate;
@@ -183,62 +183,13 @@ impl AnswerSource {
     }
 }
 
-/// What one role used.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
-pub struct RoleUsage {
-    /// Turns written, or calls made.
-    pub calls: u64,
-    /// Tokens read and written, summed over the calls.
-    #[serde(flatten)]
-    pub tokens: TokenUsage,
-    /// What it cost, in the currency of the configured prices.
-    pub cost: f64,
-}
-
-impl std::ops::AddAssign for RoleUsage {
-    fn add_assign(&mut self, other: Self) {
-        self.calls += other.calls;
-        self.tokens += other.tokens;
-        self.cost += other.cost;
-    }
-}
-
-impl From<&Reply> for RoleUsage {
-    fn from(reply: &Reply) -> Self {
-        Self { calls: 1, tokens: reply.usage, cost: reply.cost }
-    }
-}
-
-impl From<FailedUsage> for RoleUsage {
-    fn from(FailedUsage { calls, tokens, cost }: FailedUsage) -> Self {
-        Self { calls, tokens, cost }
-    }
-}
-
-impl RoleUsage {
-    /// The usage of a `call` of `model` with this result, and of calls that failed in its place;
-    /// estimated where an endpoint reports none.
-    pub fn of_call(
-        model: &dyn LargeModel,
-        call: &Call,
-        result: &Result<Reply, LargeModelError>,
-    ) -> Self {
-        let mut used = Self::from(call.lost.used());
-        used += match result {
-            Ok(reply) => Self::from(reply),
-            Err(error) => FailedUsage::of(error, model, call).into(),
-        };
-        used
-    }
-}
-
 /// What both used.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct EpisodeUsage {
     /// The policy.
-    pub policy: RoleUsage,
+    pub policy: CallUsage,
     /// The large model.
-    pub large_model: RoleUsage,
+    pub large_model: CallUsage,
 }
 
 impl std::ops::AddAssign for EpisodeUsage {

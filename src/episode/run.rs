@@ -16,7 +16,7 @@ use ask::PromptOutcome;
 
 use crate::chat::ChatMessage;
 use crate::compute;
-use crate::large_model::{LargeModelError, Reply};
+use crate::large_model::{CallUsage, LargeModelError, Reply};
 use crate::policy::{PolicyError, PolicyOpening, PolicySession, PolicyTurn};
 use crate::protocol::{ExpandError, Opening, Piece, Shown};
 use crate::token_estimate::TokenEstimate;
@@ -28,7 +28,7 @@ use super::estimate::CallEstimate;
 use super::watch::TurnWatch;
 use super::{
     AnswerSource, CONTENTS, Episode, EpisodeError, EpisodeErrorKind, EpisodeEvent, EpisodeRequest,
-    EpisodeUsage, EventSink, FinishReason, Participants, Replies, RoleUsage, SPANS,
+    EpisodeUsage, EventSink, FinishReason, Participants, Replies, SPANS,
 };
 
 /// The share of the wall time that is reserved for the call that gives an answer its form: one part
@@ -308,7 +308,7 @@ impl Run<'_> {
                 }));
             }
         };
-        self.usage.policy += RoleUsage { calls: 1, tokens: usage, cost };
+        self.usage.policy += CallUsage { calls: 1, tokens: usage, cost };
         self.tally();
         self.turns.push(Turn {
             text,

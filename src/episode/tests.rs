@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use super::*;
 use crate::large_model::{Call, Reply, ReplyStream, Scripted, reply_stream};
 use crate::policy::{DirectPolicy, ScriptedPolicy};
-use crate::trajectory::Action;
+use crate::trajectory::{Action, TokenUsage};
 
 mod forms;
 mod interrupted;

@@ -9,9 +9,8 @@ use minijinja::context;
 use serde_json::{Map, Value};
 
 use crate::chat::ChatMessage;
-use crate::episode::RoleUsage;
 use crate::hint::Hint;
-use crate::large_model::{Call, FailedUsage, LargeModel, LargeModelError, Reply};
+use crate::large_model::{Call, CallUsage, LargeModel, LargeModelError, Reply};
 use crate::prompt_template::{Template, TemplateError, last_marked};
 use crate::task::Task;
 
@@ -32,7 +31,7 @@ pub struct Judgement {
     /// not.
     pub may_be_billed: bool,
     /// What the judge used.
-    pub usage: RoleUsage,
+    pub usage: CallUsage,
 }
 
 /// A judge that cannot be asked.
@@ -130,22 +129,17 @@ impl Judge {
             is_usable: Some(has_verdict),
             ..Call::default()
         };
-        let mut usage = RoleUsage { calls: 1, ..RoleUsage::default() };
         let reply = self.model.complete(&call).await;
-        usage += RoleUsage::from(call.lost.used());
+        let usage = CallUsage::of_call(&*self.model, &call, &reply).counted();
         let reply = match reply {
             Ok(reply) => reply,
             Err(error) => {
                 let was_asked = !matches!(error, LargeModelError::CircuitOpen { .. });
                 let may_be_billed = error.may_be_billed();
-                let failed = FailedUsage::of(&error, &*self.model, &call);
-                usage += RoleUsage { calls: 0, ..RoleUsage::from(failed) };
                 let value = Err(error.to_string());
                 return Ok(Judgement { value, was_asked, may_be_billed, usage });
             }
         };
-        usage.tokens += reply.usage;
-        usage.cost += reply.cost;
         let text = reply.message.as_text();
         let value = verdict(&text).ok_or_else(|| {
             let head: String = text.chars().take(200).collect();

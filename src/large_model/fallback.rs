@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use futures::future::BoxFuture;
 
 use super::{
-    AttemptOutcome, Call, FailedCalls, FailedUsage, LargeModel, LargeModelError, Prices, Reply,
+    AttemptOutcome, Call, CallUsage, FailedCalls, LargeModel, LargeModelError, Prices, Reply,
     ReplyStream,
 };
 
@@ -34,7 +34,7 @@ impl WithFallbacks {
         // What was perhaps billed; the caller counts the failure that is returned.
         let (lost, without_first) = (call.lost.clone(), FailedCalls::default());
         without_first.set(lost.used());
-        lost.add(FailedUsage::of(&first, &*self.first, call));
+        lost.add(CallUsage::of_failed(&first, &*self.first, call));
         // Another model's id at the first endpoint means nothing to the others.
         let mut call = call.clone();
         call.remove("model");
@@ -54,7 +54,7 @@ impl WithFallbacks {
                 result => return result,
             };
             for lost in [&lost, &without_first] {
-                lost.add(FailedUsage::of(&error, &**model, &call));
+                lost.add(CallUsage::of_failed(&error, &**model, &call));
             }
             if !error.is_worth_another_model() {
                 break;
@@ -283,7 +283,7 @@ mod tests {
                     false => all.complete(&call).await.map(|_| ()),
                     true => all.stream(&call).await.map(|_| ()),
                 };
-                let FailedUsage { calls: found, tokens, cost } = call.lost.used();
+                let CallUsage { calls: found, tokens, cost } = call.lost.used();
                 assert_eq!((found, cost), (calls, prices * read as f64), "{fails:?}");
                 assert_eq!(tokens.prompt_tokens, calls * read, "{fails:?}");
             }
@@ -297,7 +297,7 @@ mod tests {
         let all = WithFallbacks::new(first, vec![model("b", None, &asked)]);
         let call = Call::default();
         all.complete(&call).await.unwrap();
-        let FailedUsage { calls, tokens, cost } = call.lost.used();
+        let CallUsage { calls, tokens, cost } = call.lost.used();
         assert_eq!((calls, tokens, cost), (1, billed, 5.0));
     }
 

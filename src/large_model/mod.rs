@@ -12,10 +12,10 @@ use crate::chat::ChatMessage;
 use crate::trajectory::TokenUsage;
 
 mod cache;
+mod call_usage;
 mod choice;
 mod endpoint;
 mod error;
-mod failed_usage;
 mod fallback;
 mod local;
 mod outcome;
@@ -28,13 +28,13 @@ mod usage;
 mod waiting;
 
 pub use cache::{CacheError, Cached};
+pub use call_usage::{CallUsage, FailedCalls, estimated_tokens};
 pub use choice::LargeModelChoice;
 pub use endpoint::{
     BreakerConfig, Endpoint, EndpointSetup, ForwardBody, ForwardRequest, LargeModelConfig,
     LargeModelConfigError, PassedUsage, UsageAsked,
 };
 pub use error::{LargeModelError, Phase, UnknownModel, is_gateway_timeout};
-pub use failed_usage::{FailedCalls, FailedUsage, estimated_tokens};
 pub use fallback::WithFallbacks;
 pub use local::{LocalModel, check_local_params};
 pub use outcome::{AttemptObserver, AttemptOutcome};

@@ -84,7 +84,7 @@ const LAYERS: [(&str, &[&str]); 43] = [
         ],
     ),
     ("record", &["chat", "compute", "engine", "episode"]),
-    ("judge", &["chat", "episode", "large_model", "prompt_template", "task"]),
+    ("judge", &["chat", "large_model", "prompt_template", "task"]),
     (
         "train",
         &[

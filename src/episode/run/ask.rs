@@ -11,7 +11,7 @@ use tracing::{Instrument, field};
 
 use crate::chat::ChatMessage;
 use crate::compute;
-use crate::large_model::{Call, LargeModelError, Reply, ReplyChunk, estimated_tokens};
+use crate::large_model::{Call, CallUsage, LargeModelError, Reply, ReplyChunk, estimated_tokens};
 use crate::protocol::{ExpandError, carries, comparable, expand};
 use crate::trajectory::Observation;
 
@@ -20,7 +20,7 @@ use super::bare::bare_json;
 use super::{Run, record_usage};
 use crate::episode::estimate::CallEstimate;
 use crate::episode::{
-    AnswerCheck, CONTENTS, EpisodeErrorKind, EpisodeEvent, ReplyKey, RoleUsage, SPANS, is_cut_reply,
+    AnswerCheck, CONTENTS, EpisodeErrorKind, EpisodeEvent, ReplyKey, SPANS, is_cut_reply,
 };
 
 /// The outcome of a prompt.
@@ -204,11 +204,11 @@ impl Run<'_> {
         }
         self.waited += begun.elapsed();
         let used = match &result {
-            Ok(reply) => RoleUsage::from(reply),
+            Ok(reply) => CallUsage::from(reply),
             Err(EpisodeErrorKind::LargeModel(error))
                 if !error.may_be_billed() && !replying.has_written() =>
             {
-                RoleUsage::default()
+                CallUsage::default()
             }
             Err(_) => replying.used(),
         };
@@ -274,7 +274,7 @@ impl Run<'_> {
                 {
                     self.is_cut = true;
                     let finish_reason = "length".to_owned();
-                    let RoleUsage { tokens: usage, cost, .. } = replying.used();
+                    let CallUsage { tokens: usage, cost, .. } = replying.used();
                     return Ok(Reply { finish_reason, usage, cost, ..Reply::text(said) });
                 }
                 Some(Err(error)) => return Err(error.into()),

@@ -10,12 +10,12 @@ use minijinja::context;
 use serde_json::{Map, json};
 
 use crate::chat::ChatMessage;
-use crate::episode::{EpisodeError, EpisodeErrorKind, EpisodeUsage, RoleUsage};
+use crate::episode::{EpisodeError, EpisodeErrorKind, EpisodeUsage};
 use crate::eval::EvalError;
 use crate::eval::data::{Question, has_number, most};
 use crate::eval::rows::{AnswerStep, ArmAnswer};
 use crate::hint::Hint;
-use crate::large_model::{Call, LargeModel};
+use crate::large_model::{Call, CallUsage, LargeModel};
 use crate::prompt_template::{Template, bare_text, last_marked};
 use crate::reward::{Normalization, Number};
 use crate::task::Task;
@@ -228,7 +228,7 @@ impl Arm for PromptArm {
                 ..Call::default()
             };
             let reply = self.model.complete(&call).await;
-            usage.large_model += RoleUsage::of_call(&*self.model, &call, &reply);
+            usage.large_model += CallUsage::of_call(&*self.model, &call, &reply);
             let reply = reply.map_err(|error| failed(error.into(), usage))?;
             let text = reply.message.as_text();
             answers.push(self.prompt.answer(task, &text).to_owned());

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::episode::{EpisodeUsage, RoleUsage};
+use crate::episode::EpisodeUsage;
 use crate::eval::arms::Method;
 use crate::eval::data::{Question, Questions};
 use crate::eval::rows::{AnswerStep, ArmAnswer, Outcome};
@@ -13,6 +13,7 @@ use crate::eval::statistics::{
     cohens_d, difference_interval, holm, mcnemar, mean, mean_interval, permutation,
     questions_needed_mcnemar, questions_needed_mean,
 };
+use crate::large_model::CallUsage;
 use crate::reward::Normalization;
 
 use super::{
@@ -258,7 +259,7 @@ fn by_role(input: &ReportInput<'_>, arm: usize, usage: EpisodeUsage) -> EpisodeU
     }
     let EpisodeUsage { policy, mut large_model } = usage;
     large_model += policy;
-    EpisodeUsage { policy: RoleUsage::default(), large_model }
+    EpisodeUsage { policy: CallUsage::default(), large_model }
 }
 
 fn summary(

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use crate::episode::RoleUsage;
+use crate::large_model::CallUsage;
 use crate::reward::Normalization;
 
 use super::{Cell, Comparison, JudgeSummary, Report};
@@ -45,7 +45,7 @@ fn write(report: &Report, out: &mut String) -> std::fmt::Result {
     }
     writeln!(out, "\nCalls, tokens and cost are means per answered question.")?;
     if let Some(found) = &report.search {
-        let RoleUsage { calls, cost, .. } = found.usage;
+        let CallUsage { calls, cost, .. } = found.usage;
         let tried = found.tried.len();
         writeln!(
             out,

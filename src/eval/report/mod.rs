@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::atomic_file::replace;
-use crate::episode::{EpisodeUsage, RoleUsage};
+use crate::episode::EpisodeUsage;
+use crate::large_model::CallUsage;
 use crate::reward::Normalization;
 use crate::run_files;
 
@@ -64,7 +65,7 @@ pub struct JudgeSummary {
     /// The large model.
     pub model: String,
     /// What it used.
-    pub usage: RoleUsage,
+    pub usage: CallUsage,
 }
 
 /// The results of an arm, and its usage per answered question.

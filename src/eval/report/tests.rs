@@ -222,11 +222,11 @@ fn a_search_is_paid_for_by_its_arm_and_a_judge_by_none() {
         .collect();
     let mut scores = Scores {
         by_question: vec![vec![Some(Ok(0.5)), Some(Ok(1.0))]; 10],
-        judge: RoleUsage { calls: 18, cost: 3.0, ..RoleUsage::default() },
+        judge: CallUsage { calls: 18, cost: 3.0, ..CallUsage::default() },
     };
     scores.by_question[0][0] = Some(Err("no verdict".into()));
     (scores.by_question[8][1], scores.by_question[9][1]) = (None, None);
-    let usage = RoleUsage { calls: 90, cost: 20.0, ..RoleUsage::default() };
+    let usage = CallUsage { calls: 90, cost: 20.0, ..CallUsage::default() };
     let tried = vec![Tried { prompt: "<p>".into(), round: 0, score: None, answered: 1 }];
     let found = SearchResult { prompt: "<p>".into(), tried, usage };
     let questions = Questions { questions, warnings: Vec::new(), notes: Vec::new() };

@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use futures::StreamExt;
 use tokio_util::sync::CancellationToken;
 
-use crate::episode::RoleUsage;
 use crate::judge::{Judge, Judgement};
+use crate::large_model::CallUsage;
 use crate::reward::Normalization;
 
 use super::EvalError;
@@ -41,7 +41,7 @@ pub struct Score {
     /// 0 to 1, or why there is none.
     pub value: Result<f64, String>,
     /// The usage of the judge.
-    pub judge: RoleUsage,
+    pub judge: CallUsage,
 }
 
 /// The scores of an evaluation.
@@ -50,7 +50,7 @@ pub struct Scores {
     /// By question, then by arm; `None` where the attempt failed.
     pub by_question: Vec<Vec<Option<Result<f64, String>>>>,
     /// The total usage of the judge.
-    pub judge: RoleUsage,
+    pub judge: CallUsage,
 }
 
 /// An encoder with a cache for recurring texts: golds.
@@ -87,7 +87,7 @@ impl Scorer {
     /// When the sentence encoder fails, or what the metric needs is missing.
     pub async fn score(&self, question: &Question, answer: &str) -> Result<Score, EvalError> {
         let Question { task, metric } = question;
-        let known = |value| Ok(Score { value: Ok(value), judge: RoleUsage::default() });
+        let known = |value| Ok(Score { value: Ok(value), judge: CallUsage::default() });
         if answer.trim().is_empty() {
             return known(0.0);
         }
@@ -126,7 +126,7 @@ impl Scorer {
     ) -> Result<Scores, EvalError> {
         let mut scores = Scores {
             by_question: outcomes.iter().map(|row| vec![None; row.len()]).collect(),
-            judge: RoleUsage::default(),
+            judge: CallUsage::default(),
         };
         let answered =
             questions.iter().zip(outcomes).enumerate().flat_map(|(at, (question, row))| {

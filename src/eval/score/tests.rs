@@ -58,7 +58,7 @@ async fn nothing_scores_nothing_under_every_metric() {
     for metric in Metric::all() {
         for answer in ["", " \n\t"] {
             let score = scorer.score(&question(metric, &["", "the"]), answer).await.unwrap();
-            assert_eq!(score, Score { value: Ok(0.0), judge: RoleUsage::default() }, "{metric:?}");
+            assert_eq!(score, Score { value: Ok(0.0), judge: CallUsage::default() }, "{metric:?}");
         }
     }
 }

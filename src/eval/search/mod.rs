@@ -14,9 +14,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, json};
 
 use crate::chat::ChatMessage;
-use crate::episode::RoleUsage;
 use crate::hint::{Hint, Reason};
-use crate::large_model::{Call, LargeModel};
+use crate::large_model::{Call, CallUsage, LargeModel};
 use crate::prompt_template::Template;
 use crate::seed;
 
@@ -96,7 +95,7 @@ pub struct SearchResult {
     /// Every prompt that was tried, in order.
     pub tried: Vec<Tried>,
     /// Calls of large models, including failed ones, and their usage. Includes judging.
-    pub usage: RoleUsage,
+    pub usage: CallUsage,
 }
 
 /// A prompt that was tried.
@@ -219,7 +218,7 @@ impl Search<'_> {
             let attempt = match run::attempt(arm, &question.task, seed).await {
                 Outcome::Answered(attempt) => attempt,
                 Outcome::Failed { error, usage } => {
-                    return Ok((as_a_call(usage.large_model), Err(error)));
+                    return Ok((usage.large_model.counted(), Err(error)));
                 }
             };
             let mut usage = attempt.usage.large_model;
@@ -280,7 +279,7 @@ impl Search<'_> {
                 ..Call::default()
             };
             let reply = self.proposer.complete(&call).await;
-            (as_a_call(RoleUsage::of_call(&*self.proposer, &call, &reply)), reply)
+            (CallUsage::of_call(&*self.proposer, &call, &reply).counted(), reply)
         });
         let mut replies = futures::stream::iter(replies).buffered(self.max_in_flight.max(1));
         let mut proposals = Vec::new();
@@ -342,11 +341,6 @@ impl Mistake {
             golds: question.task.golds.iter().map(|gold| head(gold)).collect(),
         }
     }
-}
-
-/// The usage of a call that was made, whether or not it was billed: the budget is of calls.
-fn as_a_call(used: RoleUsage) -> RoleUsage {
-    RoleUsage { calls: used.calls.max(1), ..used }
 }
 
 fn head(text: &str) -> String {

@@ -229,7 +229,7 @@ fn a_finished_search_is_found_again_under_its_own_name() {
     let found = SearchResult {
         prompt: "p".into(),
         tried,
-        usage: RoleUsage { calls: 3, ..RoleUsage::default() },
+        usage: CallUsage { calls: 3, ..CallUsage::default() },
     };
     saved.write(&found).unwrap();
     assert_eq!(saved.read().unwrap(), Some(found));

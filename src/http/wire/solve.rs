@@ -6,8 +6,9 @@ use utoipa::ToSchema;
 use super::options::Options;
 use super::question::{ConversationQuestion, Message};
 use crate::chat::ChatMessage;
-use crate::episode::{Episode, EpisodeUsage, GivenTurn, RoleUsage};
+use crate::episode::{Episode, EpisodeUsage, GivenTurn};
 use crate::http::error::ApiError;
+use crate::large_model::CallUsage;
 use crate::trajectory::{Action, TokenTrace, Turn, TurnFinish};
 
 /// A question to answer.
@@ -158,8 +159,8 @@ pub(in crate::http) struct ModelUsage {
     pub(in crate::http) cost: f64,
 }
 
-impl From<RoleUsage> for ModelUsage {
-    fn from(usage: RoleUsage) -> Self {
+impl From<CallUsage> for ModelUsage {
+    fn from(usage: CallUsage) -> Self {
         Self {
             calls: usage.calls,
             prompt_tokens: usage.tokens.prompt_tokens,

@@ -4,7 +4,8 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 
-use crate::episode::{Episode, EpisodeUsage, RoleUsage};
+use crate::episode::{Episode, EpisodeUsage};
+use crate::large_model::CallUsage;
 use crate::trajectory::TokenUsage;
 
 /// Usage of a request over all billed calls: those of the large model, and those of a paid policy.
@@ -70,8 +71,8 @@ struct Share {
     cost_nanos: u64,
 }
 
-impl From<RoleUsage> for Share {
-    fn from(usage: RoleUsage) -> Self {
+impl From<CallUsage> for Share {
+    fn from(usage: CallUsage) -> Self {
         Self {
             calls: usage.calls,
             prompt_tokens: usage.tokens.prompt_tokens,

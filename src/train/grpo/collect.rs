@@ -6,7 +6,7 @@ use super::outage::{Failures, Pauses};
 use super::rollout::{RolloutTask, Rollouts, Scored};
 use super::tasks::Tasks;
 use crate::engine::Sampling;
-use crate::episode::RoleUsage;
+use crate::large_model::CallUsage;
 use crate::seed::{Purpose, derive};
 use crate::task::Task;
 use crate::train::error::TrainError;
@@ -177,7 +177,7 @@ impl Collected {
         values.push(("cost", self.cost));
         let judged: Vec<_> = self.members().filter_map(|scored| scored.judged).collect();
         if !judged.is_empty() {
-            let mut usage = RoleUsage::default();
+            let mut usage = CallUsage::default();
             judged.iter().for_each(|judged| usage += judged.usage);
             let agreeing = judged.iter().filter(|judged| judged.agrees).count();
             values.push(("judge_agreement", agreeing as f64 / judged.len() as f64));

@@ -6,10 +6,9 @@ use std::time::Duration;
 
 use super::config::JudgeChoice;
 use super::failure::{Cause, RolloutFailure};
-use crate::episode::RoleUsage;
 use crate::hint::Hint;
 use crate::judge::{Judge, Judgement};
-use crate::large_model::LargeModel;
+use crate::large_model::{CallUsage, LargeModel};
 use crate::reward::{RewardFn, own_answer};
 use crate::task::Task;
 use crate::train::error::TrainError;
@@ -28,7 +27,7 @@ pub struct Judged {
     /// Whether a comparison with the golds agrees about right or wrong.
     pub agrees: bool,
     /// The usage of the call.
-    pub usage: RoleUsage,
+    pub usage: CallUsage,
 }
 
 /// The judge of a run.
@@ -36,7 +35,7 @@ pub struct AnswerJudge {
     judge: Judge,
     max_calls: u64,
     max_cost: f64,
-    used: Mutex<RoleUsage>,
+    used: Mutex<CallUsage>,
 }
 
 impl AnswerJudge {
@@ -47,7 +46,7 @@ impl AnswerJudge {
     pub fn new(
         choice: &JudgeChoice,
         model: Arc<dyn LargeModel>,
-        used: RoleUsage,
+        used: CallUsage,
     ) -> Result<Self, TrainError> {
         let judge = Judge::new(model, choice.prompt.as_deref(), TIMEOUT)
             .map_err(|error| TrainError::Config(error.reason()))?;
@@ -77,7 +76,7 @@ impl AnswerJudge {
     }
 
     /// Usage so far: part of a checkpoint, so that the budget covers the whole run.
-    pub fn used(&self) -> RoleUsage {
+    pub fn used(&self) -> CallUsage {
         *self.lock()
     }
 
@@ -104,10 +103,10 @@ impl AnswerJudge {
         Ok(Some(Judged { score, agrees, usage }))
     }
 
-    async fn ask(&self, task: &Task, answer: &str) -> Result<(f64, RoleUsage), RolloutFailure> {
+    async fn ask(&self, task: &Task, answer: &str) -> Result<(f64, CallUsage), RolloutFailure> {
         self.begin()?;
         let judged = self.judge.score(task, answer).await;
-        let used = judged.as_ref().map_or(RoleUsage::default(), |judged| RoleUsage {
+        let used = judged.as_ref().map_or(CallUsage::default(), |judged| CallUsage {
             calls: u64::from(judged.may_be_billed),
             ..judged.usage
         });
@@ -137,13 +136,13 @@ impl AnswerJudge {
 
     /// Replaces the reserved usage of a call by the actual one. A cached reply used nothing, and is
     /// no call; a failed call that may have been billed is one.
-    fn end(&self, usage: RoleUsage) {
+    fn end(&self, usage: CallUsage) {
         let mut used = self.lock();
         used.calls = used.calls.saturating_sub(1);
         *used += usage;
     }
 
-    fn lock(&self) -> MutexGuard<'_, RoleUsage> {
+    fn lock(&self) -> MutexGuard<'_, CallUsage> {
         self.used.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::due::Due;
 use super::{Ended, Run};
-use crate::episode::RoleUsage;
+use crate::large_model::CallUsage;
 use crate::model::Model;
 use crate::train::checkpoint;
 use crate::train::error::TrainError;
@@ -33,7 +33,7 @@ pub(super) struct RunState {
     pub(super) rollbacks: u32,
     /// The usage of the judge.
     #[serde(default)]
-    pub(super) judge: RoleUsage,
+    pub(super) judge: CallUsage,
     /// The last step, if the run ended before its policy was evaluated.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) due: Option<Due>,

@@ -1,8 +1,7 @@
 //! A large model that judges answers.
 
 use super::*;
-use crate::episode::RoleUsage;
-use crate::large_model::Cached;
+use crate::large_model::{Cached, CallUsage};
 use crate::train::grpo::config::JudgeChoice;
 use crate::train::grpo::judge::AnswerJudge;
 use crate::train::grpo::run::Services;
@@ -30,7 +29,7 @@ fn judged(
     config.reward = Default::default();
     config.outage.retries = 0;
     config.limits = Limits { max_turn_tokens: 50, ..Limits::default() };
-    let judge = AnswerJudge::new(&choice, judge, RoleUsage::default()).unwrap();
+    let judge = AnswerJudge::new(&choice, judge, CallUsage::default()).unwrap();
     let rollouts =
         Rollouts { judge: Some(Arc::new(judge)), ..rollouts(&config, policy, large_model) };
     let tasks = Tasks::load(&config.tasks, 0, 0, |_| Ok(true)).unwrap();
@@ -79,7 +78,7 @@ fn a_call_that_fails_counts_in_the_budget() {
     for (was_sent, calls) in [(true, 1), (false, 0)] {
         let model = Scripted::new("judge", move |_: &Call| Err(unreachable(was_sent)));
         let judge =
-            AnswerJudge::new(&JudgeChoice::default(), Arc::new(model), RoleUsage::default());
+            AnswerJudge::new(&JudgeChoice::default(), Arc::new(model), CallUsage::default());
         let judge = judge.unwrap();
         let task = crate::task::Task { golds: vec!["yes".into()], ..Default::default() };
         wait(judge.try_out(&task)).unwrap_err();
