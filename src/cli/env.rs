@@ -20,7 +20,7 @@ use crate::tokenization::ChatTokenizer;
 
 use super::model_check::declared_context;
 use super::output::print_line;
-use super::signals::stop_signal;
+use super::signals::{Signals, stop_signal};
 use super::telemetry::Telemetry;
 use super::train::large_model;
 use super::{Failure, hub, listener};
@@ -76,7 +76,8 @@ async fn offer(
     eprintln!("the environment is listening on http://{address}");
     let app = EnvironmentApp { environment, key, ids: Arc::new(Uuid::new_v4) };
     let router = environment_router(app, &config.server);
-    http::serve(listener, router, &config.server, None, stop_signal()).await?;
+    http::serve(listener, router, &config.server, None, stop_signal(Signals::with_hangup()))
+        .await?;
     Ok(())
 }
 

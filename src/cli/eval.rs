@@ -55,7 +55,7 @@ pub async fn run(args: EvalArgs) -> Result<(), Failure> {
         .with_context(|| format!("cannot lock the folder `{}`", config.output.display()))?;
     let _lock = locked.ok_or_else(|| EvalError::Locked(config.output.clone()))?;
     let stop = CancellationToken::new();
-    let (interrupted, mut signals) = (stop.clone(), Signals::new()?);
+    let (interrupted, mut signals) = (stop.clone(), Signals::with_hangup()?);
     tokio::spawn(async move {
         signals.next().await;
         interrupted.cancel();

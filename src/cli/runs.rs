@@ -9,7 +9,7 @@ use clap::Args;
 use crate::http::{self, ServerConfig};
 use crate::runs::Runs;
 
-use super::signals::stop_signal;
+use super::signals::{Signals, stop_signal};
 use super::telemetry::Telemetry;
 use super::{Failure, listener};
 
@@ -38,7 +38,7 @@ pub async fn run(args: RunsArgs) -> Result<(), Failure> {
     })?;
     let (listener, address) = bind(&args.listen)?;
     say(address, "");
-    Ok(serve(runs, listener, stop_signal()).await?)
+    Ok(serve(runs, listener, stop_signal(Signals::with_hangup())).await?)
 }
 
 /// Serves the page of a run and its siblings until the process ends, on its own thread.

@@ -22,7 +22,7 @@ use crate::record::{Archive, Recorder};
 
 use super::assemble::{Assembly, LoadedPolicy, assemble};
 use super::pid_file::PidFile;
-use super::signals::stop_signal;
+use super::signals::{Signals, stop_signal};
 use super::telemetry::Telemetry;
 use super::{Failure, descriptors, memory, secrets};
 
@@ -112,7 +112,7 @@ async fn serve(args: ServeArgs, config: Config, hangups: Hangups) -> Result<(), 
     let (mut server, certificate) = (config.server.clone(), tls.clone());
     server.max_connections = descriptors::fitting(server.max_connections);
     let serving = tokio::spawn(async move {
-        http::serve(listener, router, &server, certificate, stop_signal()).await
+        http::serve(listener, router, &server, certificate, stop_signal(Signals::new())).await
     });
     let used = Arc::clone(&access);
     let reloads = Reloads { args, config, handle, access, tls, metrics, pid_file };

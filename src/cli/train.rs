@@ -210,7 +210,7 @@ const SHOWN: [&str; 8] = [
     "tokens_per_second",
 ];
 
-/// Shows progress on a terminal, and ends the run with a checkpoint on Ctrl-C or SIGTERM.
+/// Shows progress on a terminal, and ends the run with a checkpoint on Ctrl-C, SIGTERM or SIGHUP.
 struct Bar {
     bar: ProgressBar,
     cancelled: Arc<AtomicBool>,
@@ -224,7 +224,7 @@ impl Bar {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let signals = {
             let _inside = runtime.enter();
-            Signals::new()?
+            Signals::with_hangup()?
         };
         std::thread::spawn(move || {
             runtime.block_on(async {

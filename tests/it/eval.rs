@@ -33,7 +33,11 @@ impl Bench {
     }
 
     fn start(&self) -> Child {
-        Command::new(env!("CARGO_BIN_EXE_server"))
+        self.start_as(std::process::Command::new(env!("CARGO_BIN_EXE_server")))
+    }
+
+    fn start_as(&self, server: std::process::Command) -> Child {
+        Command::from(server)
             .args(["eval", "--config"])
             .arg(self.path("eval.toml"))
             .env_remove("OPENAI_API_KEY")
@@ -221,6 +225,46 @@ async fn a_script_that_was_changed_is_run_again() {
         assert_eq!(written.lines().count(), rows, "{answer}");
     }
     assert_eq!(large_model.requests().len(), 0);
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_hangup_ends_an_evaluation_and_its_programs_unless_it_is_ignored() {
+    use nix::sys::signal::{Signal, kill};
+
+    use crate::eventually::eventually;
+    use crate::process::with_hangup;
+
+    let large_model = Loopback::answering(|_| Script::reply("1")).await;
+    let extra = "arms = [\"s=script:sh FOLDER/policy.sh\"]";
+    for is_ignored in [false, true] {
+        let bench = Bench::new(&questions(1), &config(&large_model.url(), extra));
+        let script = "echo $$ > FOLDER/id\n\
+            while [ ! -e FOLDER/go ]; do sleep 0.02; done\n\
+            echo '<think>so</think><answer>0</answer>'\n";
+        let script = script.replace("FOLDER", &bench.folder.path().display().to_string());
+        std::fs::write(bench.path("policy.sh"), script).unwrap();
+        let mut server = std::process::Command::new(env!("CARGO_BIN_EXE_server"));
+        with_hangup(&mut server, is_ignored);
+        let child = bench.start_as(server);
+        let id = || std::fs::read_to_string(bench.path("id")).ok()?.trim().parse::<i32>().ok();
+        eventually("the start of the script", async || id().is_some()).await;
+        let id = id().unwrap();
+        kill(nix::unistd::Pid::from_raw(child.id().unwrap() as i32), Signal::SIGHUP).unwrap();
+        if is_ignored {
+            std::fs::write(bench.path("go"), "").unwrap();
+        }
+        let output = child.wait_with_output().await.unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.success(), is_ignored, "{said}");
+        assert_eq!(said.contains("stopped after 0 of 1 rows"), !is_ignored, "{said}");
+        // A zombie still has a folder, and a state that says so.
+        let lives = || {
+            std::fs::read_to_string(format!("/proc/{id}/stat"))
+                .is_ok_and(|stat| !stat.contains(") Z"))
+        };
+        eventually("the end of the script", async || !lives()).await;
+    }
 }
 
 #[tokio::test]

@@ -1,9 +1,12 @@
 //! The `server` binary as a process of its own.
 
 use std::io::{BufRead, BufReader};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Arc, Mutex};
+
+use nix::sys::signal::{SigHandler, Signal, kill, signal};
 
 use crate::eventually::eventually_blocking;
 use crate::loopback::Loopback;
@@ -16,6 +19,18 @@ pub fn command(arguments: &[&str]) -> Command {
         command.env_remove(name);
     }
     command
+}
+
+/// Has the process of a command ignore SIGHUP or not, whatever this one does.
+pub fn with_hangup(command: &mut Command, is_ignored: bool) -> &mut Command {
+    let handler = if is_ignored { SigHandler::SigIgn } else { SigHandler::SigDfl };
+    // SAFETY: between fork and exec, only `signal` is called, which is allowed there.
+    unsafe {
+        command.pre_exec(move || {
+            signal(Signal::SIGHUP, handler)?;
+            Ok(())
+        })
+    }
 }
 
 /// Runs a command to its end; returns its exit status and output.
@@ -105,7 +120,6 @@ impl Process {
 
     /// Asks it to stop, and waits for its end.
     pub fn stop(&mut self) -> i32 {
-        use nix::sys::signal::{Signal, kill};
         kill(nix::unistd::Pid::from_raw(self.id()), Signal::SIGTERM).unwrap();
         self.child.wait().unwrap().code().unwrap_or(-1)
     }

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
 use crate::eventually::eventually_blocking;
+use crate::process::with_hangup;
 
 mod grpo;
 mod tinker;
@@ -137,23 +138,29 @@ fn killed_and_gone_on_with(model: &str) {
 #[cfg(unix)]
 #[test]
 fn a_run_that_is_asked_to_end_writes_a_checkpoint_and_a_summary() {
-    let (whole, cut) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    use nix::sys::signal::{Signal, kill};
+    let whole = tempfile::tempdir().unwrap();
     let expected = trained(&recipe(whole.path(), STEPS, NEW), false);
-    let recipe = recipe(cut.path(), STEPS, NEW);
-    let mut run = server().args(["train", "sft", "--config"]).arg(&recipe).spawn().unwrap();
-    wait_until(&mut run, || steps_written(cut.path()) > 7);
-    let id = nix::unistd::Pid::from_raw(run.id() as i32);
-    nix::sys::signal::kill(id, nix::sys::signal::Signal::SIGTERM).unwrap();
-    let output = run.wait_with_output().unwrap();
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(!output.status.success() && said.contains("--resume"), "{said}");
-    let done = steps_written(cut.path());
-    assert!(done < STEPS && cut.path().join(format!("run/checkpoints/step-{done:08}")).is_dir());
-    let summary = std::fs::read_to_string(cut.path().join("run/summary.json")).unwrap();
-    assert!(summary.contains(&format!("stopped after step {done}")), "{summary}");
+    for signal in [Signal::SIGTERM, Signal::SIGHUP] {
+        let cut = tempfile::tempdir().unwrap();
+        let recipe = recipe(cut.path(), STEPS, NEW);
+        let mut server = server();
+        with_hangup(&mut server, false).args(["train", "sft", "--config"]).arg(&recipe);
+        let mut run = server.spawn().unwrap();
+        wait_until(&mut run, || steps_written(cut.path()) > 7);
+        kill(nix::unistd::Pid::from_raw(run.id() as i32), signal).unwrap();
+        let output = run.wait_with_output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && said.contains("--resume"), "{signal}: {said}");
+        let done = steps_written(cut.path());
+        let checkpoint = cut.path().join(format!("run/checkpoints/step-{done:08}"));
+        assert!(done < STEPS && checkpoint.is_dir(), "{signal}");
+        let summary = std::fs::read_to_string(cut.path().join("run/summary.json")).unwrap();
+        assert!(summary.contains(&format!("stopped after step {done}")), "{signal}: {summary}");
 
-    let resumed = trained(&recipe, true);
-    assert!(weights(&expected) == weights(&resumed), "not bit for bit");
+        let resumed = trained(&recipe, true);
+        assert!(weights(&expected) == weights(&resumed), "{signal}: not bit for bit");
+    }
 }
 
 /// 199 rows whose content is not text are rejected, one is learnt from.
