@@ -26,10 +26,6 @@ impl Policy for DirectPolicy {
     ) -> Result<Box<dyn PolicySession>, PolicyError> {
         Ok(Box::new(DirectSession(TokenTrace::default())))
     }
-
-    async fn is_ready(&self) -> bool {
-        true
-    }
 }
 
 struct DirectSession(TokenTrace);

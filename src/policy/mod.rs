@@ -99,6 +99,15 @@ pub trait TurnSink: Send {
     }
 }
 
+#[cfg(test)]
+#[async_trait]
+impl TurnSink for String {
+    async fn text(&mut self, text: &str) -> Result<ControlFlow<()>, PolicyError> {
+        self.push_str(text);
+        Ok(ControlFlow::Continue(()))
+    }
+}
+
 /// What a policy wrote in one turn.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PolicyTurn {
@@ -164,7 +173,9 @@ pub trait Policy: Send + Sync {
     }
 
     /// Whether the policy is ready.
-    async fn is_ready(&self) -> bool;
+    async fn is_ready(&self) -> bool {
+        true
+    }
 }
 
 /// One episode's side of a policy. Dropping it, or the future of a turn, cancels what is running.

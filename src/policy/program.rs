@@ -47,10 +47,6 @@ impl Policy for ProgramPolicy {
         let shown = vec![concat(opening.pieces)];
         Ok(Box::new(ProgramSession { policy: self.clone(), shown, trace: TokenTrace::default() }))
     }
-
-    async fn is_ready(&self) -> bool {
-        true
-    }
 }
 
 struct ProgramSession {
@@ -93,29 +89,17 @@ impl PolicySession for ProgramSession {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use std::ops::ControlFlow;
-
     use super::*;
     use crate::engine::Sampling;
-
-    struct Heard(String);
-
-    #[async_trait]
-    impl TurnSink for Heard {
-        async fn text(&mut self, text: &str) -> Result<ControlFlow<()>, PolicyError> {
-            self.0.push_str(text);
-            Ok(ControlFlow::Continue(()))
-        }
-    }
 
     async fn turn(command: &str) -> Result<String, PolicyError> {
         let policy = ProgramPolicy::new(command).unwrap();
         let opening = [Piece::Text("a \"question\"".into())];
         let mut session = policy.open(PolicyOpening::new(&opening, Sampling::GREEDY)).await?;
         session.observe(&[Piece::Markup("reply".into())]).await?;
-        let mut heard = Heard(String::new());
+        let mut heard = String::new();
         session.turn(9, &mut heard).await?;
-        Ok(heard.0)
+        Ok(heard)
     }
 
     #[tokio::test]

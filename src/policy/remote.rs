@@ -69,10 +69,6 @@ impl Policy for RemotePolicy {
             trace: TokenTrace::default(),
         }))
     }
-
-    async fn is_ready(&self) -> bool {
-        true
-    }
 }
 
 struct RemoteSession {
@@ -195,21 +191,10 @@ impl PolicySession for RemoteSession {
 mod tests {
     #![allow(clippy::unwrap_used)]
 
-    use std::ops::ControlFlow;
     use std::sync::Mutex;
 
     use super::*;
     use crate::large_model::{Reply, Scripted};
-
-    struct Text(String);
-
-    #[async_trait]
-    impl TurnSink for Text {
-        async fn text(&mut self, text: &str) -> Result<ControlFlow<()>, PolicyError> {
-            self.0.push_str(text);
-            Ok(ControlFlow::Continue(()))
-        }
-    }
 
     #[tokio::test]
     async fn what_is_sent_and_how_a_stopped_turn_is_closed() {
@@ -225,9 +210,9 @@ mod tests {
         let drawn = Sampling { temperature: 0.7, top_p: 1.0, top_k: None, seed: u64::MAX / 3 };
         let mut session = policy.open(PolicyOpening::new(&[], drawn)).await.unwrap();
         for expected in ["<think>t</think><answer>a</answer>", "<answer>b</answer>"] {
-            let mut sink = Text(String::new());
-            let turn = session.turn(9, &mut sink).await.unwrap();
-            assert_eq!((sink.0.as_str(), turn.cost), (expected, 0.25));
+            let mut heard = String::new();
+            let turn = session.turn(9, &mut heard).await.unwrap();
+            assert_eq!((heard.as_str(), turn.cost), (expected, 0.25));
         }
         let stop = json!(["</interaction_prompt>", "</final_prompt>", "</answer>"]);
         let expected = json!({"temperature": 0.7, "max_tokens": 9, "stop": stop});
@@ -236,9 +221,9 @@ mod tests {
         let model = Scripted::new("m", |call: &Call| Ok(Reply::text(json!(call.own).to_string())));
         let policy = RemotePolicy::new(Arc::new(model));
         let mut session = policy.open(PolicyOpening::new(&[], chosen)).await.unwrap();
-        let mut sink = Text(String::new());
-        session.turn(9, &mut sink).await.unwrap();
-        let sent: Value = serde_json::from_str(&sink.0).unwrap();
+        let mut heard = String::new();
+        session.turn(9, &mut heard).await.unwrap();
+        let sent: Value = serde_json::from_str(&heard).unwrap();
         assert_eq!(
             sent,
             json!({"temperature": 1.0, "top_p": 0.8, "max_tokens": 9, "stop": stop, "seed": 5})

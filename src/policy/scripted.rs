@@ -52,10 +52,6 @@ impl Policy for ScriptedPolicy {
             trace: TokenTrace::default(),
         }))
     }
-
-    async fn is_ready(&self) -> bool {
-        true
-    }
 }
 
 struct ScriptedSession {

@@ -90,10 +90,6 @@ impl Policy for SteppedPolicy {
         let text = self.text.clone();
         Ok(Box::new(Session { text, channels, shown: concat(pieces), trace }))
     }
-
-    async fn is_ready(&self) -> bool {
-        true
-    }
 }
 
 struct Session {

@@ -133,7 +133,7 @@ pub(super) fn optimizer(
 /// Defaults of the settings that all methods of training have.
 pub(super) mod defaults {
     pub fn max_rejected() -> f64 {
-        0.01
+        crate::dataset::ReadOptions::default().max_rejected
     }
     pub fn micro_batch_tokens() -> usize {
         8192

@@ -236,15 +236,12 @@ impl Connections {
         }
     }
 
-    async fn http1<S>(
+    async fn http1(
         &self,
-        stream: S,
+        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
         activity: &Arc<Activity>,
         watcher: Watcher,
-    ) -> Result<(), ConnectionError>
-    where
-        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    {
+    ) -> Result<(), ConnectionError> {
         // Time-outs are the activity's, which distinguishes an idle connection from a slow one.
         let connection = http1::Builder::new()
             .header_read_timeout(None)
@@ -252,15 +249,12 @@ impl Connections {
         Ok(watcher.watch(connection).await?)
     }
 
-    async fn http2<S>(
+    async fn http2(
         &self,
-        stream: S,
+        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
         activity: &Arc<Activity>,
         watcher: Watcher,
-    ) -> Result<(), ConnectionError>
-    where
-        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    {
+    ) -> Result<(), ConnectionError> {
         let connection = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             // TCP keep-alive detects silent clients that are gone.
