@@ -12,7 +12,9 @@ use crate::hint::Reason;
 use crate::large_model::LargeModelConfig;
 
 use super::parse::check_version;
-use super::{Config, ConfigError, LocalModelConfig, PolicyConfig, PolicyEngine, read_toml};
+use super::{
+    Config, ConfigError, LocalModelConfig, Overrides, PolicyConfig, PolicyEngine, read_toml,
+};
 
 /// All settings of `eval`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -127,7 +129,7 @@ impl EvalConfig {
             Some(_) => self.policy.engine.unwrap_or(PolicyEngine::Native),
             None => PolicyEngine::Direct,
         };
-        let mut config = Config {
+        let config = Config {
             models_dir: self.models_dir.clone(),
             large_models: (self.large_models.iter())
                 .map(|(name, model)| (name.clone(), model.clone().patient()))
@@ -144,9 +146,7 @@ impl EvalConfig {
             },
             ..Config::default()
         };
-        config.complete();
-        config.check()?;
-        Ok(config)
+        config.completed(&Overrides::default())
     }
 
     /// Checks every setting.
