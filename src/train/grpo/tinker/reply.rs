@@ -10,6 +10,7 @@ use serde_json::Value;
 use super::error::TinkerError;
 use super::wire::{Finished, Problem};
 use crate::outbound::retry_after::retry_after;
+use crate::outbound::wire::library_causes;
 
 /// The longest response that is read, bytes; archives have no such limit.
 const MAX_REPLY: usize = 1 << 30;
@@ -91,16 +92,10 @@ async fn body(mut response: Response) -> Result<Bytes, reqwest::Error> {
     Ok(body.freeze())
 }
 
-/// An error with its causes, without the URL, which is named elsewhere.
+/// The causes of an error, without the URL, which is named elsewhere.
 pub(super) fn reason(error: &reqwest::Error) -> String {
-    let mut said = String::new();
-    let mut next: Option<&dyn std::error::Error> = Some(error);
-    while let Some(error) = next {
-        said = error.to_string();
-        next = error.source();
-    }
     match error.is_timeout() {
         true => "no answer in time".to_owned(),
-        false => said,
+        false => library_causes(error),
     }
 }
