@@ -23,7 +23,7 @@ use super::output::print_line;
 use super::signals::{Signals, stop_signal};
 use super::telemetry::Telemetry;
 use super::train::large_model;
-use super::{Failure, hub, listener};
+use super::{Failure, hub, listener, secrets};
 
 #[derive(Debug, Args)]
 pub struct EnvArgs {
@@ -82,14 +82,12 @@ async fn offer(
 }
 
 fn key(variable: &str) -> Result<SecretString, ConfigError> {
-    let value = std::env::var(variable).unwrap_or_default().trim().to_owned();
-    if value.is_empty() {
-        return Err(ConfigError::Setting(reason!(
+    secrets::from_environment(variable).ok_or_else(|| {
+        ConfigError::Setting(reason!(
             "`key_env` names `{variable}`, which is not set";
             hint: "export it"
-        )));
-    }
-    Ok(value.into())
+        ))
+    })
 }
 
 /// The shared setup of all episodes of `config`.

@@ -2,7 +2,9 @@
 
 use secrecy::SecretString;
 
-/// The value of the environment variable `name`, if it is set.
+/// The value of the environment variable `name`, if it is set and not empty.
 pub(super) fn from_environment(name: &str) -> Option<SecretString> {
-    std::env::var(name).ok().map(SecretString::from)
+    let value = std::env::var(name).ok()?;
+    let value = value.trim();
+    (!value.is_empty()).then(|| value.into())
 }

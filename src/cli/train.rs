@@ -157,10 +157,10 @@ fn servers(config: &TokensConfig, model: &StartConfig) -> anyhow::Result<Arc<Tok
 fn trainer_key(trainer: &TrainerConfig) -> anyhow::Result<Option<SecretString>> {
     let TrainerConfig::Tinker(tinker) = trainer else { return Ok(None) };
     let Some(name) = &tinker.api_key_env else { return Ok(None) };
-    let key = std::env::var(name).ok().filter(|key| !key.is_empty());
-    let key =
-        key.with_context(|| format!("`trainer.api_key_env` names `{name}`, which is not set"))?;
-    Ok(Some(key.into()))
+    let key = secrets::from_environment(name).with_context(
+        || reason!("`trainer.api_key_env` names `{name}`, which is not set"; hint: "export it"),
+    )?;
+    Ok(Some(key))
 }
 
 /// A large model of a GRPO run, and `key`, the setting that chooses it.
@@ -184,7 +184,8 @@ pub(super) fn large_model(
             })
         }
         (None, endpoint) => {
-            let endpoint = endpoint.as_ref().context("`large_model.endpoint` is missing")?;
+            let missing = || format!("`{key}.endpoint` is missing");
+            let endpoint = endpoint.as_ref().with_context(missing)?;
             let keys = &secrets::from_environment;
             let setup = EndpointSetup { keys, observer: Arc::new(()), seed: 0 };
             let model = Endpoint::new(name, &endpoint.clone().patient(), &setup);
