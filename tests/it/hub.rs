@@ -25,7 +25,7 @@ fn policy() -> Repository {
 fn solve(model: &str, url: &str, home: &Path, variables: &[(&str, &str)]) -> (i32, String) {
     let mut command = command(&["solve", QUESTION, "--json", "--policy", model]);
     command.env("HF_ENDPOINT", url).env("HF_HOME", home).env("HF_TOKEN", TOKEN);
-    command.env_remove("HF_HUB_OFFLINE").env("NO_PROXY", "*");
+    command.env_remove("HF_HUB_OFFLINE").env_remove("HF_HUB_CACHE").env("NO_PROXY", "*");
     command.envs(variables.iter().copied());
     let outcome = outcome(&command.output().unwrap());
     assert!(!outcome.1.contains(TOKEN), "{}", outcome.1);
@@ -76,6 +76,41 @@ async fn a_policy_by_its_id() {
     assert_eq!(episode((status, text)), local);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn variables_are_read_as_other_clients_read_them() {
+    let hub = Site::start(TOKEN).await;
+    hub.publish(ID, policy());
+    let home = TempDir::new().unwrap();
+    let cache = home.path().join("elsewhere");
+    let cache = [("HF_HUB_CACHE", cache.to_str().unwrap())];
+    std::fs::write(home.path().join("token"), format!("{TOKEN}\n")).unwrap();
+    let url = format!("{}/", hub.url);
+    let fetched = episode(solve(ID, &url, home.path(), &[cache[0], ("HF_TOKEN", "")]));
+    assert!(!hub.asked().is_empty());
+    assert!(!home.path().join("hub").exists());
+    let offline = [cache[0], ("HF_HUB_OFFLINE", "1")];
+    assert_eq!(episode(solve(ID, &url, home.path(), &offline)), fetched);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cache_that_has_it_all_is_not_written() {
+    let hub = Site::start(TOKEN).await;
+    hub.publish(ID, policy());
+    let home = TempDir::new().unwrap();
+    let fetched = episode(solve(ID, &hub.url, home.path(), &[]));
+    let refs = home.path().join("hub/models--someone--tiny/refs");
+    // As another client leaves it. In the place of a file, a folder cannot be written, not even by
+    // root.
+    let pinned = refs.join(policy().sha);
+    std::fs::remove_file(&pinned).unwrap();
+    std::fs::create_dir(&pinned).unwrap();
+    let main = std::fs::File::options().write(true).open(refs.join("main")).unwrap();
+    main.set_modified(std::time::UNIX_EPOCH).unwrap();
+    assert_eq!(episode(solve(ID, &hub.url, home.path(), &[])), fetched);
+    let modified = refs.join("main").metadata().unwrap().modified().unwrap();
+    assert_eq!(modified, std::time::UNIX_EPOCH);
+}
+
 #[test]
 fn a_large_model_of_an_evaluation_by_its_id() {
     let home = TempDir::new().unwrap();
@@ -99,7 +134,7 @@ fn a_large_model_of_an_evaluation_by_its_id() {
     );
     std::fs::write(&config, text).unwrap();
     let mut command = command(&["eval", "--config", config.to_str().unwrap()]);
-    command.env("HF_HOME", home.path()).env("HF_HUB_OFFLINE", "1");
+    command.env("HF_HOME", home.path()).env("HF_HUB_OFFLINE", "1").env_remove("HF_HUB_CACHE");
     let (status, text) = outcome(&command.output().unwrap());
     assert_eq!(status, 0, "{text}");
     let rows = std::fs::read_to_string(output.join("rows.jsonl")).unwrap();
