@@ -5,6 +5,7 @@ use std::path::Path;
 
 use candle_core::{D, DType, Device, Tensor};
 use serde::Deserialize;
+use serde_json::{Value, json};
 use tokenizers::{Tokenizer, TruncationParams};
 
 use super::error::ModelError;
@@ -53,9 +54,12 @@ struct Settings {
     max_seq_length: Option<usize>,
 }
 
+/// A step of the library, in `modules.json`.
 #[derive(Deserialize)]
-struct Pooling {
-    pooling_mode_mean_tokens: bool,
+struct Module {
+    path: String,
+    #[serde(rename = "type")]
+    class: String,
 }
 
 struct Linear {
@@ -84,7 +88,7 @@ struct Layer {
 
 impl SentenceModel {
     /// Reads `config.json`, `tokenizer.json` and `model.safetensors` in `folder`, and if they exist
-    /// `sentence_bert_config.json` and `1_Pooling/config.json`.
+    /// `sentence_bert_config.json`, `modules.json` and the settings of the pooling.
     ///
     /// # Errors
     /// When a file cannot be read, or describes a model that this crate would compute differently.
@@ -99,9 +103,8 @@ impl SentenceModel {
                 hint: "name a folder or hub id such as `sentence-transformers/all-MiniLM-L6-v2`"
             )));
         }
-        let pooling: Option<Pooling> = read_json(folder, "1_Pooling/config.json")?;
-        if pooling.is_some_and(|pooling| !pooling.pooling_mode_mean_tokens) {
-            return Err(invalid("it does not pool by the mean, which is all this reads".into()));
+        if let Some(reason) = unread_step(folder)? {
+            return Err(invalid(reason));
         }
         let settings: Settings =
             read_json(folder, "sentence_bert_config.json")?.unwrap_or_default();
@@ -236,6 +239,51 @@ impl Tensors {
             down: self.linear(&format!("{name}.output.dense"))?,
             norm: self.norm(&format!("{name}.output.LayerNorm"))?,
         })
+    }
+}
+
+/// What the library does with the encoder's states, other than the mean over a text's tokens, where
+/// it does something else.
+fn unread_step(folder: &Path) -> Result<Option<Reason>, ModelError> {
+    let modules: Option<Vec<Module>> = read_json(folder, "modules.json")?;
+    let is_listed = modules.is_some();
+    let mut pooling = if is_listed { None } else { Some("1_Pooling".to_owned()) };
+    for Module { path, class } in modules.into_iter().flatten() {
+        match class.rsplit('.').next().unwrap_or_default() {
+            "Transformer" if path.is_empty() => {}
+            "Normalize" => {}
+            "Pooling" => pooling = Some(path),
+            _ => {
+                return Ok(Some(
+                    format!("its module `{class}` in `{path}` is not supported").into(),
+                ));
+            }
+        }
+    }
+    let Some(pooling) = pooling else { return Ok(None) };
+    let file = format!("{pooling}/config.json");
+    let settings: Option<Value> = read_json(folder, &file)?;
+    Ok(match settings {
+        None if is_listed => Some(format!("it has no `{file}`, which says how it pools").into()),
+        Some(settings) if !is_mean(&settings) => {
+            Some("it does not pool by the mean, which is all this reads".into())
+        }
+        _ => None,
+    })
+}
+
+/// Whether these settings of a pooling mean the mean and nothing beside it, in the form of the
+/// library's version 6 or of earlier ones.
+fn is_mean(settings: &Value) -> bool {
+    match &settings["pooling_mode"] {
+        Value::Null => {
+            let flags = settings.as_object().into_iter().flatten();
+            let is_on = |(key, value): &(&String, &Value)| {
+                key.starts_with("pooling_mode_") && value.as_bool() == Some(true)
+            };
+            flags.filter(is_on).all(|(key, _)| key == "pooling_mode_mean_tokens")
+        }
+        mode => [json!("mean"), json!(["mean"])].contains(mode),
     }
 }
 

@@ -141,6 +141,34 @@ fn a_large_model_of_an_evaluation_by_its_id() {
     assert_eq!(rows.lines().count(), 2, "{rows}");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sentence_model_by_its_id_with_how_it_pools() {
+    let hub = Site::start(TOKEN).await;
+    let tiny = Repository::of(&"2b".repeat(20), Path::new("tests/golden/ssim/tiny"));
+    let module = |path: &str, class: &str| json!({ "path": path, "type": class });
+    let modules = json!([module("", "models.Transformer"), module("1_Pooling", "models.Pooling")]);
+    let tiny = tiny.with("modules.json", modules.to_string());
+    for (mode, status, said) in [("mean", 0, ""), ("cls", 1, "it does not pool by the mean")] {
+        let pooling = json!({ "pooling_mode": mode }).to_string();
+        hub.publish(ID, tiny.clone().with("1_Pooling/config.json", pooling));
+        let home = TempDir::new().unwrap();
+        let config = home.path().join("eval.toml");
+        let text = format!(
+            "schema_version = 1\noutput = {:?}\narms = [\"direct\"]\n\
+             [[data]]\nkind = \"world_facts\"\nphrasing = \"known\"\nn = 2\n\
+             [metrics]\nsentence_model = {ID:?}\nby_source = {{ world_facts = \"ssim\" }}\n",
+            home.path().join("out")
+        );
+        std::fs::write(&config, text).unwrap();
+        let mut command = command(&["eval", "--config", config.to_str().unwrap()]);
+        command.env("HF_ENDPOINT", &hub.url).env("HF_HOME", home.path()).env("HF_TOKEN", TOKEN);
+        command.env_remove("HF_HUB_OFFLINE").env_remove("HF_HUB_CACHE").env("NO_PROXY", "*");
+        let (found, text) = outcome(&command.output().unwrap());
+        assert!(found == status && text.contains(said), "{mode}: {text}");
+        assert!(hub.asked().contains(&"1_Pooling/config.json".to_owned()));
+    }
+}
+
 /// The policy with its weights in two files and an index.
 fn sharded() -> Repository {
     let mut whole = policy();

@@ -43,6 +43,10 @@ impl<'a> Listing<'a> {
                 Some(TEMPLATES) if name.ends_with(".j2") || name.ends_with(".json") => {
                     small.push(name);
                 }
+                // How a sentence model pools.
+                Some(folder) if folder.ends_with("_Pooling") && name.ends_with("/config.json") => {
+                    small.push(name);
+                }
                 _ => {}
             }
         }
