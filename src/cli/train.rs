@@ -144,7 +144,7 @@ fn servers(config: &TokensConfig, model: &StartConfig) -> anyhow::Result<Arc<Tok
         .path
         .as_deref()
         .context("`tokens` needs `model.path`, whose weights the servers have")?;
-    let text = Arc::new(ChatTokenizer::load(path)?);
+    let text = Arc::new(ChatTokenizer::load_for(path, model.adapter.as_deref())?);
     let keys = &secrets::from_environment;
     Ok(Arc::new(TokensEngine::new(config, text, declared_context(path), keys)?))
 }
