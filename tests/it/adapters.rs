@@ -209,7 +209,7 @@ fn adapters_that_cannot_be_served_are_refused() {
         assert!(text.contains(from), "{text}");
         std::fs::write(path, text.replace(from, to)).unwrap();
     };
-    edit(&odd, "\"use_rslora\": false", "\"use_rslora\": true");
+    edit(&odd, "\"use_dora\": false", "\"use_dora\": true");
     edit(&narrow, "\"r\": 4", "\"r\": 3");
     let (spoken, pinned, old) = (made("spoken"), made("pinned"), made("old"));
     std::fs::rename(old.join("adapter_model.safetensors"), old.join("adapter_model.bin")).unwrap();
@@ -218,7 +218,7 @@ fn adapters_that_cannot_be_served_are_refused() {
     edit(&pinned, base.to_str().unwrap(), "someone/base");
     for (more, said) in [
         (format!("adapters = {{ a = {changed:?} }}"), "was trained on other weights"),
-        (format!("adapters = {{ a = {good:?}, b = {odd:?} }}"), "`use_rslora` is not supported"),
+        (format!("adapters = {{ a = {good:?}, b = {odd:?} }}"), "`use_dora` is not supported"),
         (format!("adapters = {{ a = {good:?}, b = {narrow:?} }}"), "cannot load the adapter `"),
         (format!("adapters = {{ a = {spoken:?} }}"), "the chat template beside the adapter `"),
         (format!("name = \"a\"\nadapters = {{ a = {good:?} }}"), "two policies are called `a`"),
