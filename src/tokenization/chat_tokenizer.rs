@@ -298,6 +298,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::hint::Hint;
     use crate::tokenization::word_level::write_word_level;
 
     /// A folder with this template, in which `<|im_end|>` and the protocol's tags are special,
@@ -437,6 +438,17 @@ mod tests {
             let stops = text.tokenizer.stop_ids().contains(&id(token));
             assert_eq!(stops, is_control, "{token} of {file}: {key}");
         }
+    }
+
+    #[test]
+    fn what_is_in_the_place_of_a_tokenizer_is_said() {
+        let folder = unmarked();
+        let path = folder.path().join("tokenizer.json");
+        let said = || ChatTokenizer::load(folder.path()).unwrap_err().explained();
+        std::fs::write(&path, "version https://git-lfs.github.com/spec/v1\n").unwrap();
+        assert!(said().contains("a pointer of Git LFS") && said().contains("`git lfs pull`"));
+        std::fs::remove_file(&path).unwrap();
+        assert!(said().contains("with transformers"), "{}", said());
     }
 
     #[test]
