@@ -1,5 +1,6 @@
 //! Sentence embeddings by a BERT encoder with mean pooling, such as all-MiniLM-L6-v2. Forward only.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::path::Path;
 
@@ -18,6 +19,8 @@ const READ_CHARS: usize = 32_768;
 /// A sentence encoder. Longer texts than its longest sequence are truncated, as its library does.
 pub struct SentenceModel {
     tokenizer: Tokenizer,
+    /// Whether texts are read in small letters, whatever the tokenizer does.
+    is_lower_case: bool,
     heads: usize,
     /// `(vocab, hidden)`
     words: Tensor,
@@ -52,6 +55,7 @@ fn gelu() -> String {
 #[derive(Default, Deserialize)]
 struct Settings {
     max_seq_length: Option<usize>,
+    do_lower_case: Option<bool>,
 }
 
 /// A step of the library, in `modules.json`.
@@ -128,7 +132,9 @@ impl SentenceModel {
         let layers = (0..shape.num_hidden_layers)
             .map(|index| tensors.layer(&format!("encoder.layer.{index}")))
             .collect::<Result<_, _>>()?;
-        Ok(Self { tokenizer, heads: shape.num_attention_heads, words, positions, norm, layers })
+        let (heads, is_lower_case) =
+            (shape.num_attention_heads, settings.do_lower_case == Some(true));
+        Ok(Self { tokenizer, is_lower_case, heads, words, positions, norm, layers })
     }
 
     /// The embedding of `text`: `hidden` numbers of Euclidean length 1.
@@ -137,7 +143,9 @@ impl SentenceModel {
     /// When the text cannot be tokenized or computed.
     pub fn embed(&self, text: &str) -> Result<Vec<f32>, ModelError> {
         let head = text.char_indices().nth(READ_CHARS).map_or(text, |(end, _)| &text[..end]);
-        let encoding = self.tokenizer.encode(head, true);
+        let head: Cow<'_, str> =
+            if self.is_lower_case { head.to_lowercase().into() } else { head.into() };
+        let encoding = self.tokenizer.encode(&*head, true);
         let encoding = encoding
             .map_err(|error| ModelError::Batch(format!("the text is not tokenised: {error}")))?;
         let mean = self.states(encoding.get_ids())?.mean(0)?;
@@ -242,8 +250,8 @@ impl Tensors {
     }
 }
 
-/// What the library does with the encoder's states, other than the mean over a text's tokens, where
-/// it does something else.
+/// What the library does with texts and the encoder's states, other than the mean over a text's
+/// tokens, where it does something else.
 fn unread_step(folder: &Path) -> Result<Option<Reason>, ModelError> {
     let modules: Option<Vec<Module>> = read_json(folder, "modules.json")?;
     let is_listed = modules.is_some();
@@ -259,6 +267,10 @@ fn unread_step(folder: &Path) -> Result<Option<Reason>, ModelError> {
                 ));
             }
         }
+    }
+    let prompts: Option<Value> = read_json(folder, "config_sentence_transformers.json")?;
+    if prompts.is_some_and(|prompts| !prompts["default_prompt_name"].is_null()) {
+        return Ok(Some("it puts a prompt before texts, which is not supported".into()));
     }
     let Some(pooling) = pooling else { return Ok(None) };
     let file = format!("{pooling}/config.json");

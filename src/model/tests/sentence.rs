@@ -133,3 +133,30 @@ fn what_a_sentence_encoder_does_beside_the_mean_is_said() {
         assert!(found.contains(said.unwrap_or_default()), "{found}");
     }
 }
+
+#[test]
+fn texts_are_read_as_the_settings_say() {
+    let tiny = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/ssim/tiny");
+    let folder = tempfile::tempdir().unwrap();
+    for entry in std::fs::read_dir(&tiny).unwrap() {
+        let path = entry.unwrap().path();
+        std::fs::copy(&path, folder.path().join(path.file_name().unwrap())).unwrap();
+    }
+    let put = |name: &str, text: String| std::fs::write(folder.path().join(name), text).unwrap();
+    let mut tokenizer: Value =
+        serde_json::from_str(&std::fs::read_to_string(tiny.join("tokenizer.json")).unwrap())
+            .unwrap();
+    tokenizer["normalizer"] = Value::Null;
+    put("tokenizer.json", tokenizer.to_string());
+    let is_alike = || {
+        let model = SentenceModel::load(folder.path()).unwrap();
+        model.embed("A Man").unwrap() == model.embed("a man").unwrap()
+    };
+    assert!(!is_alike());
+    put("sentence_bert_config.json", json!({ "do_lower_case": true }).to_string());
+    assert!(is_alike());
+    let prompts = json!({ "prompts": { "query": "query: " }, "default_prompt_name": "query" });
+    put("config_sentence_transformers.json", prompts.to_string());
+    let error = SentenceModel::load(folder.path()).err().unwrap().explained();
+    assert!(error.contains("it puts a prompt before texts"), "{error}");
+}
