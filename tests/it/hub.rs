@@ -277,6 +277,8 @@ async fn what_the_hub_has_not() {
     let gguf = without("model.safetensors").with("tiny-Q4_K_M.gguf", "GGUF");
     hub.publish("someone/gguf", gguf);
     hub.publish("someone/adapter", without("config.json").with("adapter_config.json", "{}"));
+    let adapter = policy().with("adapter_config.json", "{}");
+    hub.publish("someone/both", adapter.with("adapter_model.safetensors", "of no use"));
     hub.publish("someone/bad-index", policy().with("model.safetensors.index.json", "{}"));
     let outside = json!({"weight_map": {"a": "../../other.safetensors"}}).to_string();
     hub.publish("someone/outside", policy().with("model.safetensors.index.json", outside));
@@ -295,6 +297,7 @@ async fn what_the_hub_has_not() {
         ("someone/gguf:tiny.gguf", "its GGUF files are `someone/gguf:tiny-Q4_K_M.gguf`"),
         ("someone/adapter:tiny.gguf", "nor another GGUF file"),
         ("someone/adapter", "an adapter must be merged"),
+        ("someone/both", "download it into a folder"),
         ("someone/bad-index", "does not say where its weights are"),
         ("someone/outside", "does not say where its weights are"),
         ("someone/html", "check the network"),

@@ -7,11 +7,14 @@ use std::path::Path;
 use serde_json::Value;
 
 use crate::hint::Reason;
+use crate::model::ADAPTER_CONFIG;
 use crate::protocol::TEMPLATES;
 
 /// The index of sharded weights.
 pub(super) const INDEX: &str = "model.safetensors.index.json";
 const WEIGHTS: &str = "model.safetensors";
+/// The weights of an adapter.
+const ADAPTER: &str = "adapter_model.safetensors";
 
 /// The useful files of a repository.
 #[derive(Debug, PartialEq)]
@@ -87,6 +90,12 @@ impl<'a> Listing<'a> {
             return Err(reason!(
                 "it holds no `tokenizer.json`";
                 hint: "load its tokenizer with transformers and save it again, beside the model's other files; then give that folder"
+            ));
+        }
+        if small.contains(&ADAPTER_CONFIG) && weights.contains(&ADAPTER) && weights.len() > 1 {
+            return Err(reason!(
+                "it holds a model and an adapter, which is not applied";
+                hint: "download it into a folder, and give that; as its `adapter` too, if the adapter is to be applied"
             ));
         }
         // Some repositories have the same weights twice, under different names.
