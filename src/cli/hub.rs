@@ -14,7 +14,7 @@ mod files;
 
 use crate::hint::Reason;
 use download::download;
-use files::{INDEX, Listing, has_text, is_complete, shards};
+use files::{FOUND_BY, INDEX, Listing, has_text, is_complete, shards};
 
 /// The time-out for the hub's list of files.
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -129,7 +129,8 @@ impl<'a> Named<'a> {
     fn cached(self, cache: &Cache, wanted: Wanted) -> Option<PathBuf> {
         let repo = cache.model(self.id.to_owned());
         let Some(file) = self.file else {
-            let folder = repo.get("config.json")?.parent()?.to_owned();
+            let file = FOUND_BY.iter().find_map(|name| repo.get(name))?;
+            let folder = file.parent()?.to_owned();
             let is_there = match wanted {
                 Wanted::All => is_complete(&folder),
                 Wanted::Text => has_text(&folder),

@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 use std::path::Path;
 
+use candle_core::{DType, Device};
+use prompt_r1::model::{Adapter, AdapterConfig, Projection, Spec};
 use safetensors::SafeTensors;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -139,6 +141,27 @@ fn a_large_model_of_an_evaluation_by_its_id() {
     assert_eq!(status, 0, "{text}");
     let rows = std::fs::read_to_string(output.join("rows.jsonl")).unwrap();
     assert_eq!(rows.lines().count(), 2, "{rows}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_adapter_by_its_id_with_its_base() {
+    const ADAPTER: &str = "someone/tiny-lora";
+    let hub = Site::start(TOKEN).await;
+    hub.publish(ID, policy());
+    let home = TempDir::new().unwrap();
+    // A fresh adapter changes nothing. As PEFT publishes it: without a `config.json`.
+    let spec = Spec::load(Path::new("models/policy")).unwrap();
+    let config = AdapterConfig { rank: 2, alpha: 4.0, targets: vec![Projection::Query] };
+    let adapter = Adapter::new(&spec, config, 1, DType::F32, &Device::Cpu).unwrap();
+    let folder = home.path().join("adapter");
+    adapter.save(&folder, Some(ID)).unwrap();
+    hub.publish(ADAPTER, Repository::of(&"3c".repeat(20), &folder));
+    let expected = episode(solve(ID, &hub.url, home.path(), &[]));
+    hub.asked();
+    assert_eq!(episode(solve(ADAPTER, &hub.url, home.path(), &[])), expected);
+    assert_eq!(hub.asked(), ["adapter_config.json", "adapter_model.safetensors"]);
+    let offline = [("HF_HUB_OFFLINE", "1")];
+    assert_eq!(episode(solve(ADAPTER, &hub.url, home.path(), &offline)), expected);
 }
 
 #[tokio::test(flavor = "multi_thread")]
