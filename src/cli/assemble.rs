@@ -247,7 +247,7 @@ async fn token_policies(
     let adapters: Vec<&Path> =
         config.adapter.iter().chain(config.adapters.values()).map(PathBuf::as_path).collect();
     // Before the engine, which crashes on a truncated tokenizer.
-    let text = Arc::new(policy_text(engine, path, &adapters)?);
+    let text = Arc::new(policy_text(engine, path, config.adapter.as_deref(), &adapters)?);
     let choice = EngineChoice::resolve(engine, config, path);
     if engine == PolicyEngine::Auto {
         tracing::info!(engine = choice.name(), reason = choice.reason, "the engine is chosen");
@@ -280,10 +280,13 @@ async fn token_policies(
     Ok(policies.collect())
 }
 
-/// Tokenizer and chat template of the policy at `path`, which must carry a conversation.
+/// Tokenizer and chat template of the policy at `path`, which must carry a conversation. A model
+/// without a template is given that of the policy's own `adapter`, not of the further ones beside
+/// it: it may be served without those.
 fn policy_text<P: AsRef<Path>>(
     engine: PolicyEngine,
     path: &Path,
+    adapter: Option<&Path>,
     adapters: &[P],
 ) -> anyhow::Result<ChatTokenizer> {
     if engine != PolicyEngine::Tokens {
@@ -292,7 +295,7 @@ fn policy_text<P: AsRef<Path>>(
         }
         check_sizes(path)?;
     }
-    let text = ChatTokenizer::load(path)?;
+    let text = ChatTokenizer::load_for(path, adapter)?;
     text.check_turns()?;
     Ok(text)
 }
@@ -391,7 +394,7 @@ pub fn check_policy(config: &PolicyConfig) -> anyhow::Result<()> {
     }
     let adapters: Vec<PathBuf> =
         config.adapter.iter().chain(config.adapters.values()).cloned().collect();
-    let text = policy_text(engine, &path, &adapters)?;
+    let text = policy_text(engine, &path, config.adapter.as_deref(), &adapters)?;
     check_adapters(&path, &text, &adapters)?;
     let choice = EngineChoice::resolve(engine, &config, &path);
     choice.check(&path)?;

@@ -105,7 +105,7 @@ pub fn run(args: CheckArgs) -> Result<(), Failure> {
             config.check()?;
             named::of_environment(&config)?;
             if let Some(path) = config.model.as_deref().map(Path::new).filter(|it| it.exists()) {
-                text_of(path, true)?;
+                text_of(path, None, true)?;
             }
             (toml::to_string_pretty(&config), environment(&config))
         }
@@ -176,16 +176,17 @@ fn model_is_there(config: &StartConfig, is_policy: bool) -> Result<(), Failure> 
     }
     config.check()?;
     if let Some(path) = &config.path {
-        let text = text_of(path, is_policy)?;
+        let text = text_of(path, config.adapter.as_deref(), is_policy)?;
         check_saved(&check_model(path, &text)?, path)?;
         check_adapters(path, &text, config.adapter.as_slice())?;
     }
     Ok(())
 }
 
-/// Tokenizer and chat template of a model, which must carry a conversation if it is a policy.
-fn text_of(path: &Path, is_policy: bool) -> anyhow::Result<ChatTokenizer> {
-    let text = ChatTokenizer::load(path)?;
+/// Tokenizer and chat template of a model with this adapter, which must carry a conversation if it
+/// is a policy.
+fn text_of(path: &Path, adapter: Option<&Path>, is_policy: bool) -> anyhow::Result<ChatTokenizer> {
+    let text = ChatTokenizer::load_for(path, adapter)?;
     if is_policy {
         text.check_turns()?;
     }

@@ -50,7 +50,8 @@ pub fn run(args: EnvArgs) -> Result<(), Failure> {
         config.server.listen = listen;
     }
     let key = config.key_env.as_deref().map(key).transpose()?;
-    let model = large_model("large_model", "large_model", &config.large_model)?;
+    let open = config.episodes.max_open;
+    let model = large_model("large_model", "large_model", &config.large_model, open)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(offer(&config, key, model))
 }

@@ -95,7 +95,7 @@ pub fn run(args: ExportArgs) -> Result<(), Failure> {
             true => GgufTokenizer::IdsOnly,
             false => GgufTokenizer::Texts,
         };
-        let settings = gguf_entries(&path, spec.vocab_size, wanted);
+        let settings = gguf_entries(&path, &start.text, spec.vocab_size, wanted);
         let mut settings = settings.map_err(anyhow::Error::from)?;
         settings.push(("general.name".into(), Entry::Text(name(&args.model))));
         let kind = match args.kind {

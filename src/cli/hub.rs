@@ -14,15 +14,15 @@ mod files;
 
 use crate::hint::Reason;
 use download::download;
-use files::{INDEX, Listing, has_text, is_complete, shards};
+use files::{FOUND_BY, INDEX, Listing, has_text, is_complete, shards};
 
 /// The time-out for the hub's list of files.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The folder or file that `model` names. An id such as `Qwen/Qwen3-0.6B`, or a file there such as
 /// `Qwen/Qwen3-0.6B-GGUF:Qwen3-0.6B-Q8_0.gguf`, is downloaded to the Hugging Face cache first;
-/// `HF_HOME`, `HF_TOKEN`, `HF_ENDPOINT` and `HF_HUB_OFFLINE` have their usual meaning. If the hub
-/// is unreachable, the cache is used.
+/// `HF_HOME`, `HF_HUB_CACHE`, `HF_TOKEN`, `HF_ENDPOINT` and `HF_HUB_OFFLINE` have their usual
+/// meaning. If the hub is unreachable, the cache is used.
 ///
 /// # Errors
 /// Says why there is no such model.
@@ -76,7 +76,7 @@ async fn find(model: &str, wanted: Wanted) -> anyhow::Result<PathBuf> {
             hint: "give a folder with `config.json` and safetensors, a `.gguf` file, a Hugging Face id such as `Qwen/Qwen3-0.6B`, or a file there such as `Qwen/Qwen3-0.6B-GGUF:Qwen3-0.6B-Q8_0.gguf`"
         ).into());
     };
-    let cache = Cache::from_env();
+    let cache = cache();
     let cached = named.cached(&cache, wanted);
     if is_offline() {
         return cached.with_context(|| {
@@ -129,7 +129,8 @@ impl<'a> Named<'a> {
     fn cached(self, cache: &Cache, wanted: Wanted) -> Option<PathBuf> {
         let repo = cache.model(self.id.to_owned());
         let Some(file) = self.file else {
-            let folder = repo.get("config.json")?.parent()?.to_owned();
+            let file = FOUND_BY.iter().find_map(|name| repo.get(name))?;
+            let folder = file.parent()?.to_owned();
             let is_there = match wanted {
                 Wanted::All => is_complete(&folder),
                 Wanted::Text => has_text(&folder),
@@ -149,6 +150,11 @@ fn is_part(part: &str) -> bool {
 
 fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok().map(|value| value.trim().to_owned()).filter(|value| !value.is_empty())
+}
+
+/// Where models are kept.
+fn cache() -> Cache {
+    variable("HF_HUB_CACHE").map_or_else(Cache::from_env, |path| Cache::new(path.into()))
 }
 
 fn is_offline() -> bool {
@@ -176,9 +182,10 @@ impl From<HubError> for anyhow::Error {
 async fn fetch(cache: &Cache, named: Named<'_>, wanted: Wanted) -> Result<PathBuf, HubError> {
     let model = named.id;
     let failed = |error| explain(model, error);
-    let mut api = ApiBuilder::from_env();
-    if let Some(token) = variable("HF_TOKEN") {
-        api = api.with_token(Some(token));
+    let token = variable("HF_TOKEN").or_else(|| Cache::from_env().token());
+    let mut api = ApiBuilder::from_cache(cache.clone()).with_token(token);
+    if let Some(endpoint) = variable("HF_ENDPOINT") {
+        api = api.with_endpoint(endpoint.trim_end_matches('/').to_owned());
     }
     let api = api.build().map_err(failed)?;
     let main = Repo::model(model.to_owned());
@@ -193,12 +200,10 @@ async fn fetch(cache: &Cache, named: Named<'_>, wanted: Wanted) -> Result<PathBu
     // All files are of one revision, even if another is published meanwhile.
     let pinned = Repo::with_revision(model.to_owned(), RepoType::Model, info.sha.clone());
     let folder = cache.path().join(pinned.folder_name()).join("snapshots").join(&info.sha);
-    let (repo, kept) = (api.repo(pinned.clone()), cache.repo(pinned));
-    // Otherwise what exists of this revision would not be found.
-    kept.create_ref(&info.sha).map_err(|error| failed(error.into()))?;
-    let bring = async |name: &str| match kept.get(name) {
-        Some(_) => Ok(()),
-        None => download(&repo, model, name, &folder).await,
+    let repo = api.repo(pinned);
+    let bring = async |name: &str| match folder.join(name).exists() {
+        true => Ok(()),
+        false => download(&repo, model, name, &folder).await,
     };
     for name in &listing.small {
         bring(name).await?;
@@ -211,12 +216,15 @@ async fn fetch(cache: &Cache, named: Named<'_>, wanted: Wanted) -> Result<PathBu
     for name in weights {
         bring(&name).await?;
     }
-    // Last, because a named revision is taken to be complete.
+    let place = named.file.map_or_else(|| folder.clone(), |file| folder.join(file));
+    // Last, because a named revision is taken to be complete. A cache that has it all need not be
+    // writable.
+    let newest = cache.path().join(main.folder_name()).join("refs").join(main.revision());
+    if std::fs::read_to_string(newest).is_ok_and(|sha| sha.trim() == info.sha) {
+        return Ok(place);
+    }
     cache.repo(main).create_ref(&info.sha).map_err(|error| failed(error.into()))?;
-    Ok(match named.file {
-        Some(file) => folder.join(file),
-        None => folder,
-    })
+    Ok(place)
 }
 
 /// Fails unless this is the name of a commit: it becomes a part of paths in the cache.

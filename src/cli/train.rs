@@ -10,6 +10,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use secrecy::SecretString;
 
 use crate::config::{ConfigFile, LocalModelConfig, read_toml};
+use crate::engine::config::NativeConfig;
 use crate::engine::tokens::TokensEngine;
 use crate::engine::tokens::config::TokensConfig;
 use crate::large_model::{Cached, Endpoint, EndpointSetup, LargeModel, LargeModelChoice};
@@ -111,10 +112,11 @@ pub fn run(args: TrainArgs) -> Result<(), Failure> {
             args.show(&config.output)?;
             let servers = config.tokens.as_ref().map(|tokens| servers(tokens, &config.model));
             let judge = config.judge.as_ref().and_then(|judge| judge.large_model.as_ref());
+            let model = |name, key, choice| large_model(name, key, choice, config.max_in_flight);
             let services = Services {
-                large_model: large_model("large_model", "large_model", &config.large_model)?,
+                large_model: model("large_model", "large_model", &config.large_model)?,
                 judge: judge
-                    .map(|choice| large_model("judge", "judge.large_model", choice))
+                    .map(|choice| model("judge", "judge.large_model", choice))
                     .transpose()?,
                 servers: servers.transpose()?,
                 trainer_key: trainer_key(&config.trainer)?,
@@ -148,7 +150,7 @@ fn servers(config: &TokensConfig, model: &StartConfig) -> anyhow::Result<Arc<Tok
         .path
         .as_deref()
         .context("`tokens` needs `model.path`, whose weights the servers have")?;
-    let text = Arc::new(ChatTokenizer::load(path)?);
+    let text = Arc::new(ChatTokenizer::load_for(path, model.adapter.as_deref())?);
     let keys = &secrets::from_environment;
     Ok(Arc::new(TokensEngine::new(config, text, declared_context(path), keys)?))
 }
@@ -163,15 +165,18 @@ fn trainer_key(trainer: &TrainerConfig) -> anyhow::Result<Option<SecretString>> 
     Ok(Some(key))
 }
 
-/// A large model of a GRPO run, and `key`, the setting that chooses it.
+/// A large model of a GRPO run, which makes at most `in_flight` calls at once, and `key`, the
+/// setting that chooses it.
 pub(super) fn large_model(
     name: &str,
     key: &str,
     choice: &LargeModelChoice,
+    in_flight: usize,
 ) -> anyhow::Result<Arc<dyn LargeModel>> {
     let model: Arc<dyn LargeModel> = match (&choice.path, &choice.endpoint) {
         (Some(path), _) => {
-            let config = LocalModelConfig::new(path.clone());
+            let native = NativeConfig::default().queueing(in_flight);
+            let config = LocalModelConfig { native, ..LocalModelConfig::new(path.clone()) };
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             let model = runtime.block_on(local_model(name, &config))?;
             Arc::new(match &choice.cache_file {
@@ -278,7 +283,7 @@ mod tests {
             let cache_file = Some(folder.path().join("replies.jsonl"));
             let path = Some(PathBuf::from(path));
             let choice = LargeModelChoice { path, cache_file, ..LargeModelChoice::default() };
-            large_model("large_model", "large_model", &choice).unwrap().identity()
+            large_model("large_model", "large_model", &choice, 1).unwrap().identity()
         };
         let one = identity("models/large-model");
         assert_ne!(one, identity("models/policy"));

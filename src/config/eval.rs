@@ -146,7 +146,15 @@ impl EvalConfig {
             },
             ..Config::default()
         };
-        config.completed(&Overrides::default())
+        let mut config = config.completed(&Overrides::default())?;
+        // A question that waits for an engine has not failed.
+        let engines = config.local_models.values_mut().map(|local| &mut local.native);
+        for native in engines.chain([&mut config.policy.native]) {
+            *native = native.clone().queueing(self.max_in_flight);
+        }
+        let queue = &mut config.policy.mistralrs.queue;
+        *queue = self.max_in_flight.max(*queue);
+        Ok(config)
     }
 
     /// Checks every setting.
@@ -232,6 +240,15 @@ mod tests {
         assert_eq!(server.default_large_model(), crate::config::BUNDLED);
         let alone = config.server(None).unwrap();
         assert_eq!(alone.policy.engine, Some(PolicyEngine::Direct));
+    }
+
+    #[test]
+    fn all_calls_of_an_evaluation_can_queue() {
+        let toml = "arms = [\"direct\"]\nmax_in_flight = 5000\nlocal_models = { a = { path = \"p\" }, b = { path = \"p\", native = { queue = 9999 } } }";
+        let server = config(toml).unwrap().server(Some("m")).unwrap();
+        assert_eq!(server.policy.native.queue, 5000);
+        assert_eq!(server.local_models["a"].native.queue, 5000);
+        assert_eq!(server.local_models["b"].native.queue, 9999);
     }
 
     #[test]

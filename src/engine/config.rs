@@ -47,6 +47,14 @@ pub struct NativeConfig {
     pub device_tokens: Option<usize>,
 }
 
+impl NativeConfig {
+    /// The same with room for as many `requests` at once: for callers that have at most that many,
+    /// and for which one that is refused has failed.
+    pub fn queueing(self, requests: usize) -> Self {
+        Self { queue: self.queue.max(requests), ..self }
+    }
+}
+
 impl Default for NativeConfig {
     fn default() -> Self {
         Self {

@@ -86,6 +86,12 @@ pub enum EngineError {
         /// What differs.
         reason: Reason,
     },
+    /// The model's probabilities for a token are not numbers.
+    #[error("after {tokens} tokens, the model's probabilities are not numbers")]
+    NotNumbers {
+        /// The tokens before it.
+        tokens: usize,
+    },
     /// The queue is full.
     #[error("the engine's queue is full")]
     Overloaded,
@@ -109,6 +115,9 @@ impl Hint for EngineError {
                 "shorten the question, or lower `episode.observation_chars`".into()
             }
             Self::Overloaded => "retry later, or raise `policy.queue`".into(),
+            Self::NotNumbers { .. } => {
+                "its weights may be damaged, or its values too large for the type that it is computed in: try the model in another form".into()
+            }
             Self::Sampling(reason)
             | Self::Server { reason, .. }
             | Self::OtherModel { reason, .. }

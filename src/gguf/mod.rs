@@ -58,6 +58,24 @@ fn has_mark(path: &Path) -> std::io::Result<bool> {
     Ok(begin == *b"GGUF")
 }
 
+/// Why a file that begins like this is not what it should be, if it is what a clone without Git LFS
+/// has in the place of a large file.
+fn pointer(start: &[u8]) -> Option<Reason> {
+    start.starts_with(b"version https://git-lfs").then(|| {
+        reason!(
+            "it is a pointer of Git LFS, in the place of the file itself";
+            hint: "fetch the file with `git lfs pull`"
+        )
+    })
+}
+
+/// The same of any file, which need not be a GGUF file.
+pub fn pointer_at(path: &Path) -> Option<Reason> {
+    let mut start = Vec::new();
+    std::fs::File::open(path).ok()?.take(64).read_to_end(&mut start).ok()?;
+    pointer(&start)
+}
+
 /// An open GGUF file.
 #[derive(Debug)]
 pub struct Gguf {

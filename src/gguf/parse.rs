@@ -22,6 +22,9 @@ const MAX_TENSORS: usize = 1 << 20;
 const MAX_NAME: usize = 1 << 16;
 
 pub(super) fn parse(bytes: &[u8]) -> Result<Content, ParseError> {
+    if let Some(reason) = super::pointer(bytes) {
+        return Err(ParseError::Unsupported(reason));
+    }
     let mut reader = Reader::new(bytes);
     check_version(&mut reader)?;
     // A tensor takes at least a name's length, a count of dimensions, one dimension, a type and an
@@ -69,11 +72,15 @@ fn check_version(reader: &mut Reader<'_>) -> Result<(), ParseError> {
     match reader.u32("the version")? {
         2 | 3 => Ok(()),
         version if version.trailing_zeros() >= 16 && version != 0 => {
-            Err(ParseError::Unsupported("its numbers are big-endian".into()))
+            Err(ParseError::Unsupported(reason!(
+                "its numbers are big-endian";
+                hint: "convert the original model anew, without `--bigendian`"
+            )))
         }
-        version => Err(ParseError::Unsupported(
-            format!("it is of version {version} of the format; 2 and 3 are supported").into(),
-        )),
+        version => Err(ParseError::Unsupported(reason!(
+            "it is of version {version} of the format; 2 and 3 are supported";
+            hint: "convert the original model anew"
+        ))),
     }
 }
 

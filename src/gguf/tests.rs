@@ -115,6 +115,7 @@ fn what_is_not_supported_is_named() {
     for (bytes, message) in [
         (with(b"GGUF", b"GGML"), "of a format older than GGUF"),
         (with(b"GGUF", b"PK\x03\x04"), "does not begin as a GGUF file does"),
+        (b"version https://git-lfs.github.com/spec/v1\n".to_vec(), "is a pointer of Git LFS"),
         (version(1), "version 1 of the format; 2 and 3 are supported"),
         (version(4), "version 4 of the format"),
         (version(3 << 24), "its numbers are big-endian"),

@@ -242,6 +242,7 @@ impl ApiError {
             }
             // Addresses are not the client's business.
             EngineError::Stopped(_)
+            | EngineError::NotNumbers { .. }
             | EngineError::Load { .. }
             | EngineError::Server { .. }
             | EngineError::OtherModel { .. } => {

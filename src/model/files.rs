@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use super::error::ModelError;
 use crate::atomic_file::replace;
+use crate::gguf::pointer_at;
 use crate::hint::Reason;
 
 fn io(path: &Path) -> impl Fn(std::io::Error) -> ModelError {
@@ -82,9 +83,11 @@ pub(crate) fn unsupported_type(name: &str, kind: &str) -> Reason {
 }
 
 fn damaged(path: &Path) -> impl Fn(candle_core::Error) -> ModelError {
-    let path = path.display().to_string();
+    let path = path.to_owned();
     move |error| ModelError::Invalid {
-        path: path.clone(),
-        reason: reason!("{error}"; hint: "the file may be truncated; copy it again"),
+        path: path.display().to_string(),
+        reason: pointer_at(&path).unwrap_or_else(
+            || reason!("{error}"; hint: "the file may be truncated; copy it again"),
+        ),
     }
 }

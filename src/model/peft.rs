@@ -60,6 +60,12 @@ pub(super) fn read<'n>(
     }
     let targets = keys.take("target_modules");
     let (rank, alpha) = (keys.size("r")?, keys.need("lora_alpha")?);
+    let alpha = match keys.take("use_rslora") {
+        None | Some(Value::Bool(false)) => alpha,
+        // Divided by the root of the rank, instead of by the rank.
+        Some(Value::Bool(true)) => alpha * (rank as f64).sqrt(),
+        Some(value) => return Err(unread(format!("`use_rslora` is {value}, not true or false"))),
+    };
     let is_used =
         |(key, value): &(&String, &Value)| !HARMLESS.contains(&key.as_str()) && !is_off(value);
     if let Some((key, _)) = keys.left().find(is_used) {
@@ -236,6 +242,14 @@ mod tests {
         let config = read(&serde_json::from_str(written).unwrap(), [].iter()).unwrap();
         let expected = AdapterConfig { rank: 2, alpha: 4.0, targets: vec![Projection::Query] };
         assert_eq!(config, expected);
+    }
+
+    #[test]
+    fn a_scale_by_the_root_of_the_rank_is_read() {
+        let settings = |is_root: bool| json!({ "r": 16, "lora_alpha": 8, "use_rslora": is_root, "target_modules": ["q_proj"] });
+        let alpha = |is_root| read(&settings(is_root), [].iter()).unwrap().alpha;
+        // 8 / √16 = 32 / 16
+        assert_eq!((alpha(false), alpha(true)), (8.0, 32.0));
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! What lies at a path in the place of a model or an adapter, by the names of files.
+//! What lies at a path in the place of a model or an adapter, by the names of files, and by what a
+//! GGUF file says that it is.
 
 use std::path::Path;
 
@@ -23,6 +24,12 @@ pub fn misplaced<P: AsRef<Path>>(path: &Path, adapters: &[P]) -> Option<Reason> 
             hint: "give the folder of the model, or a GGUF file"
         ));
     }
+    if let Some(kind) = other_kind(path) {
+        return Some(reason!(
+            "`{shown}` is a GGUF file of the type `{kind}`, and no model";
+            hint: "give the file of the model itself; adapters are read from folders as PEFT saves them"
+        ));
+    }
     if Adapter::is_alone(path) {
         return Some(reason!(
             "`{shown}` holds an adapter and no model";
@@ -36,6 +43,13 @@ pub fn misplaced<P: AsRef<Path>>(path: &Path, adapters: &[P]) -> Option<Reason> 
         ));
     }
     pickled(path).map(|reason| reason.map_text(|text| format!("`{shown}` {text}")))
+}
+
+/// What a GGUF file says that it is, other than a model: an adapter, or a part for images.
+fn other_kind(path: &Path) -> Option<String> {
+    let file = Gguf::is_path(path).then(|| Gguf::open(path).ok()).flatten()?;
+    let kind = file.text("general.type").ok().flatten()?;
+    (kind != "model").then(|| kind.to_owned())
 }
 
 /// Why the weights in a folder are not read, if they are in PyTorch's own format.
@@ -102,6 +116,7 @@ fn is_same(a: &Path, b: &Path) -> bool {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::gguf::{Entry, Writer};
     use crate::hint::Hint;
 
     #[test]
@@ -124,7 +139,12 @@ mod tests {
         let rest = with("rest", &[ADAPTER_CONFIG, "config.json", "model.safetensors"]);
         let (file, gguf) = (model.join("model.safetensors"), folder.path().join("blob"));
         std::fs::write(&gguf, "GGUF").unwrap();
+        let images = folder.path().join("images.gguf");
+        let mut writer = Writer::default();
+        writer.set("general.type", Entry::Text("mmproj".into()));
+        writer.write(&mut std::fs::File::create(&images).unwrap()).unwrap();
         for (path, adapters, said) in [
+            (&images, vec![], Some("is a GGUF file of the type `mmproj`")),
             (&model, vec![], None),
             (&model, vec![&adapter], None),
             (&shard, vec![], None),

@@ -1,10 +1,12 @@
 //! Sentence embeddings by a BERT encoder with mean pooling, such as all-MiniLM-L6-v2. Forward only.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::path::Path;
 
 use candle_core::{D, DType, Device, Tensor};
 use serde::Deserialize;
+use serde_json::{Value, json};
 use tokenizers::{Tokenizer, TruncationParams};
 
 use super::error::ModelError;
@@ -17,6 +19,8 @@ const READ_CHARS: usize = 32_768;
 /// A sentence encoder. Longer texts than its longest sequence are truncated, as its library does.
 pub struct SentenceModel {
     tokenizer: Tokenizer,
+    /// Whether texts are read in small letters, whatever the tokenizer does.
+    is_lower_case: bool,
     heads: usize,
     /// `(vocab, hidden)`
     words: Tensor,
@@ -51,11 +55,15 @@ fn gelu() -> String {
 #[derive(Default, Deserialize)]
 struct Settings {
     max_seq_length: Option<usize>,
+    do_lower_case: Option<bool>,
 }
 
+/// A step of the library, in `modules.json`.
 #[derive(Deserialize)]
-struct Pooling {
-    pooling_mode_mean_tokens: bool,
+struct Module {
+    path: String,
+    #[serde(rename = "type")]
+    class: String,
 }
 
 struct Linear {
@@ -84,7 +92,7 @@ struct Layer {
 
 impl SentenceModel {
     /// Reads `config.json`, `tokenizer.json` and `model.safetensors` in `folder`, and if they exist
-    /// `sentence_bert_config.json` and `1_Pooling/config.json`.
+    /// `sentence_bert_config.json`, `modules.json` and the settings of the pooling.
     ///
     /// # Errors
     /// When a file cannot be read, or describes a model that this crate would compute differently.
@@ -99,9 +107,8 @@ impl SentenceModel {
                 hint: "name a folder or hub id such as `sentence-transformers/all-MiniLM-L6-v2`"
             )));
         }
-        let pooling: Option<Pooling> = read_json(folder, "1_Pooling/config.json")?;
-        if pooling.is_some_and(|pooling| !pooling.pooling_mode_mean_tokens) {
-            return Err(invalid("it does not pool by the mean, which is all this reads".into()));
+        if let Some(reason) = unread_step(folder)? {
+            return Err(invalid(reason));
         }
         let settings: Settings =
             read_json(folder, "sentence_bert_config.json")?.unwrap_or_default();
@@ -125,7 +132,9 @@ impl SentenceModel {
         let layers = (0..shape.num_hidden_layers)
             .map(|index| tensors.layer(&format!("encoder.layer.{index}")))
             .collect::<Result<_, _>>()?;
-        Ok(Self { tokenizer, heads: shape.num_attention_heads, words, positions, norm, layers })
+        let (heads, is_lower_case) =
+            (shape.num_attention_heads, settings.do_lower_case == Some(true));
+        Ok(Self { tokenizer, is_lower_case, heads, words, positions, norm, layers })
     }
 
     /// The embedding of `text`: `hidden` numbers of Euclidean length 1.
@@ -134,7 +143,9 @@ impl SentenceModel {
     /// When the text cannot be tokenized or computed.
     pub fn embed(&self, text: &str) -> Result<Vec<f32>, ModelError> {
         let head = text.char_indices().nth(READ_CHARS).map_or(text, |(end, _)| &text[..end]);
-        let encoding = self.tokenizer.encode(head, true);
+        let head: Cow<'_, str> =
+            if self.is_lower_case { head.to_lowercase().into() } else { head.into() };
+        let encoding = self.tokenizer.encode(&*head, true);
         let encoding = encoding
             .map_err(|error| ModelError::Batch(format!("the text is not tokenised: {error}")))?;
         let mean = self.states(encoding.get_ids())?.mean(0)?;
@@ -236,6 +247,55 @@ impl Tensors {
             down: self.linear(&format!("{name}.output.dense"))?,
             norm: self.norm(&format!("{name}.output.LayerNorm"))?,
         })
+    }
+}
+
+/// What the library does with texts and the encoder's states, other than the mean over a text's
+/// tokens, where it does something else.
+fn unread_step(folder: &Path) -> Result<Option<Reason>, ModelError> {
+    let modules: Option<Vec<Module>> = read_json(folder, "modules.json")?;
+    let is_listed = modules.is_some();
+    let mut pooling = if is_listed { None } else { Some("1_Pooling".to_owned()) };
+    for Module { path, class } in modules.into_iter().flatten() {
+        match class.rsplit('.').next().unwrap_or_default() {
+            "Transformer" if path.is_empty() => {}
+            "Normalize" => {}
+            "Pooling" => pooling = Some(path),
+            _ => {
+                return Ok(Some(
+                    format!("its module `{class}` in `{path}` is not supported").into(),
+                ));
+            }
+        }
+    }
+    let prompts: Option<Value> = read_json(folder, "config_sentence_transformers.json")?;
+    if prompts.is_some_and(|prompts| !prompts["default_prompt_name"].is_null()) {
+        return Ok(Some("it puts a prompt before texts, which is not supported".into()));
+    }
+    let Some(pooling) = pooling else { return Ok(None) };
+    let file = format!("{pooling}/config.json");
+    let settings: Option<Value> = read_json(folder, &file)?;
+    Ok(match settings {
+        None if is_listed => Some(format!("it has no `{file}`, which says how it pools").into()),
+        Some(settings) if !is_mean(&settings) => {
+            Some("it does not pool by the mean, which is all this reads".into())
+        }
+        _ => None,
+    })
+}
+
+/// Whether these settings of a pooling mean the mean and nothing beside it, in the form of the
+/// library's version 6 or of earlier ones.
+fn is_mean(settings: &Value) -> bool {
+    match &settings["pooling_mode"] {
+        Value::Null => {
+            let flags = settings.as_object().into_iter().flatten();
+            let is_on = |(key, value): &(&String, &Value)| {
+                key.starts_with("pooling_mode_") && value.as_bool() == Some(true)
+            };
+            flags.filter(is_on).all(|(key, _)| key == "pooling_mode_mean_tokens")
+        }
+        mode => [json!("mean"), json!(["mean"])].contains(mode),
     }
 }
 

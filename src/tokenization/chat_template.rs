@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::gguf::Gguf;
 use crate::protocol::Piece;
 
-use super::gguf::chat_template;
+use super::gguf::{TEMPLATE, chat_template};
 use super::jinja;
 use super::token_settings::{read_settings, token_text};
 use super::tokenizer::{TokenizerError, read_text};
@@ -79,6 +79,30 @@ pub struct SpecialTokens {
     pub unk_token: Option<String>,
 }
 
+impl SpecialTokens {
+    /// Those that the files beside a `tokenizer.json` name.
+    pub(super) fn of(settings: &Value) -> Self {
+        let token = |key| token_text(settings, key);
+        Self {
+            bos_token: token("bos_token"),
+            eos_token: token("eos_token"),
+            pad_token: token("pad_token"),
+            unk_token: token("unk_token"),
+        }
+    }
+
+    /// These, and of `others` those that are missing.
+    fn or(self, others: &Self) -> Self {
+        let or = |own: Option<String>, other: &Option<String>| own.or_else(|| other.clone());
+        Self {
+            bos_token: or(self.bos_token, &others.bos_token),
+            eos_token: or(self.eos_token, &others.eos_token),
+            pad_token: or(self.pad_token, &others.pad_token),
+            unk_token: or(self.unk_token, &others.unk_token),
+        }
+    }
+}
+
 /// The text between the messages of a conversation that grows by a sampled assistant turn and a
 /// user turn at a time. Found by rendering once, so it is right for any template.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -95,6 +119,15 @@ impl ChatTemplate {
     /// # Errors
     /// Fails where there is none, or one that is no valid template.
     pub fn load(folder: &Path) -> Result<Self, TokenizerError> {
+        Self::load_with(folder, &SpecialTokens::default())
+    }
+
+    /// The same beside an adapter, of a model with these `tokens`: an adapter's files need not name
+    /// any.
+    ///
+    /// # Errors
+    /// As [`ChatTemplate::load`].
+    pub fn load_with(folder: &Path, tokens: &SpecialTokens) -> Result<Self, TokenizerError> {
         let settings = read_settings(folder)?;
         let shown = folder.display().to_string();
         let source = read_text(&folder.join("chat_template.jinja"))?
@@ -103,14 +136,16 @@ impl ChatTemplate {
                 path: shown.clone(),
                 reason: "there is none".into(),
             })?;
-        let token = |key| token_text(&settings, key);
-        let tokens = SpecialTokens {
-            bos_token: token("bos_token"),
-            eos_token: token("eos_token"),
-            pad_token: token("pad_token"),
-            unk_token: token("unk_token"),
-        };
-        Self::new(&source, tokens, shown)
+        Self::new(&source, SpecialTokens::of(&settings).or(tokens), shown)
+    }
+
+    /// Whether there is one in a folder or GGUF file, or something that cannot be read.
+    pub(super) fn is_in(path: &Path) -> bool {
+        if Gguf::is_path(path) {
+            return !Gguf::open(path).is_ok_and(|file| file.get(TEMPLATE).is_none());
+        }
+        path.join("chat_template.jinja").exists()
+            || !read_settings(path).is_ok_and(|settings| template_of(&settings).is_none())
     }
 
     /// Reads the template that a GGUF file carries.
@@ -174,6 +209,11 @@ impl ChatTemplate {
     /// The template's text.
     pub(super) fn source(&self) -> &str {
         &self.source
+    }
+
+    /// The special tokens that it may use.
+    pub fn tokens(&self) -> &SpecialTokens {
+        &self.tokens
     }
 
     /// The text of the token that begins every conversation, where the model's files name one.

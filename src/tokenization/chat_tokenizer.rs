@@ -9,7 +9,9 @@ use crate::gguf::Gguf;
 use crate::hint::Reason;
 use crate::protocol::{Piece, TAGS, THINK};
 
-use super::chat_template::{ChatFormat, ChatTemplate, TemplateMessage};
+use super::chat_template::{ChatFormat, ChatTemplate, SpecialTokens, TemplateMessage};
+use super::gguf::special_tokens;
+use super::token_settings::read_settings;
 use super::tokenizer::{Tokenizer, TokenizerError};
 
 /// Opens a thought.
@@ -28,6 +30,7 @@ pub struct ChatTokenizer {
     /// Or why the template has none.
     format: Result<ChatFormat, String>,
     folder: String,
+    has_lent_template: bool,
 }
 
 impl ChatTokenizer {
@@ -40,6 +43,32 @@ impl ChatTokenizer {
             return Self::from_gguf(&Gguf::open(path)?);
         }
         Self::new(Tokenizer::load(path)?, ChatTemplate::load(path)?, path.display().to_string())
+    }
+
+    /// The same for a model with an adapter, if one is given: where the model has no chat template,
+    /// as one that was not trained to chat, with that in the adapter's folder.
+    ///
+    /// # Errors
+    /// As [`ChatTokenizer::load`].
+    pub fn load_for(path: &Path, adapter: Option<&Path>) -> Result<Self, TokenizerError> {
+        let lends = |adapter: &&Path| !ChatTemplate::is_in(path) && ChatTemplate::is_in(adapter);
+        let Some(adapter) = adapter.filter(lends) else { return Self::load(path) };
+        let (tokenizer, tokens) = if Gguf::is_path(path) {
+            let file = Gguf::open(path)?;
+            (Tokenizer::from_gguf(&file)?, special_tokens(&file)?)
+        } else {
+            (Tokenizer::load(path)?, SpecialTokens::of(&read_settings(path)?))
+        };
+        let template = ChatTemplate::load_with(adapter, &tokens)?;
+        let (model, adapter) = (path.display(), adapter.display());
+        tracing::info!(%model, %adapter, "the model has no chat template: its adapter's is used");
+        let text = Self::new(tokenizer, template, model.to_string())?;
+        Ok(Self { has_lent_template: true, ..text })
+    }
+
+    /// Whether the chat template is an adapter's.
+    pub fn has_lent_template(&self) -> bool {
+        self.has_lent_template
     }
 
     /// Reads tokenizer and chat template from an open GGUF file.
@@ -77,7 +106,7 @@ impl ChatTokenizer {
             Err(_) => Vec::new(),
         };
         tokenizer.set_frame(&framed, &between)?;
-        Ok(Self { tokenizer, template, format, folder })
+        Ok(Self { tokenizer, template, format, folder, has_lent_template: false })
     }
 
     /// Fails where the template cannot carry a conversation of several turns, as a policy's must.
@@ -269,6 +298,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::hint::Hint;
     use crate::tokenization::word_level::write_word_level;
 
     /// A folder with this template, in which `<|im_end|>` and the protocol's tags are special,
@@ -408,6 +438,17 @@ mod tests {
             let stops = text.tokenizer.stop_ids().contains(&id(token));
             assert_eq!(stops, is_control, "{token} of {file}: {key}");
         }
+    }
+
+    #[test]
+    fn what_is_in_the_place_of_a_tokenizer_is_said() {
+        let folder = unmarked();
+        let path = folder.path().join("tokenizer.json");
+        let said = || ChatTokenizer::load(folder.path()).unwrap_err().explained();
+        std::fs::write(&path, "version https://git-lfs.github.com/spec/v1\n").unwrap();
+        assert!(said().contains("a pointer of Git LFS") && said().contains("`git lfs pull`"));
+        std::fs::remove_file(&path).unwrap();
+        assert!(said().contains("with transformers"), "{}", said());
     }
 
     #[test]

@@ -25,9 +25,11 @@ use super::tokenizer::{Special, Tokenizer, TokenizerError, is_ordinary, is_tag};
 use crate::gguf::{Gguf, GgufError};
 
 pub use entries::{GgufTokenizer, gguf_entries};
-pub use folder::write_text_files;
+pub use folder::{write_text_files, write_texts};
 
 const TOKENS: &str = "tokenizer.ggml.tokens";
+/// The chat template of a file.
+pub(super) const TEMPLATE: &str = "tokenizer.chat_template";
 /// SentencePiece's space.
 const SPACE: &str = "▁";
 /// The longest token, bytes.
@@ -139,22 +141,26 @@ impl Tokenizer {
 
 /// The chat template of a file, with the texts of its special tokens.
 pub(super) fn chat_template(file: &Gguf) -> Result<(String, SpecialTokens), TokenizerError> {
-    let source = file.text("tokenizer.chat_template")?.ok_or_else(|| TokenizerError::Template {
+    let source = file.text(TEMPLATE)?.ok_or_else(|| TokenizerError::Template {
         path: file.path().to_owned(),
         reason: "the file has none: it is of a model that was not trained to chat".into(),
     })?;
+    Ok((source.to_owned(), special_tokens(file)?))
+}
+
+/// The texts of a file's special tokens.
+pub(super) fn special_tokens(file: &Gguf) -> Result<SpecialTokens, TokenizerError> {
     let vocabulary = Vocabulary::read(file)?;
     let text = |name: &str| -> Result<Option<String>, TokenizerError> {
         let id = vocabulary.named(name)?;
         Ok(id.map(|id| vocabulary.tokens[id as usize].to_owned()))
     };
-    let tokens = SpecialTokens {
+    Ok(SpecialTokens {
         bos_token: text("bos")?,
         eos_token: text("eos")?,
         pad_token: text("padding")?,
         unk_token: text("unknown")?,
-    };
-    Ok((source.to_owned(), tokens))
+    })
 }
 
 impl<'a> Vocabulary<'a> {

@@ -20,5 +20,5 @@ pub use chat_template::{ChatFormat, ChatTemplate, SpecialTokens, TemplateMessage
 pub use chat_tokenizer::ChatTokenizer;
 pub use decode::IncrementalDecoder;
 pub use fingerprint::{CONVERSATION, Fingerprint, written_conversation};
-pub use gguf::{GgufTokenizer, gguf_entries, write_text_files};
+pub use gguf::{GgufTokenizer, gguf_entries, write_text_files, write_texts};
 pub use tokenizer::{Tokenizer, TokenizerError};

@@ -13,7 +13,7 @@ use super::space_prefix::SpacePrefix;
 use super::token_settings::{
     add_declared, add_named, ids_of, not_applied, read_settings, token_text,
 };
-use crate::gguf::{Gguf, GgufError};
+use crate::gguf::{Gguf, GgufError, pointer_at};
 use crate::hint::Hint;
 use crate::protocol::{Piece, TAGS, escape};
 
@@ -68,9 +68,16 @@ impl Hint for TokenizerError {
             }
             Self::Template { .. } => "put a `chat_template.jinja` that renders user and assistant messages into the folder".into(),
             Self::Gguf(error) => return error.hint(),
-            Self::Read { .. } | Self::Write { .. } | Self::Inexpressible { .. } | Self::Encode(_) => return None,
+            Self::Read { path, .. } if is_missing(Path::new(path)) => "load the model's tokenizer with transformers and save it again, beside the model's other files: that writes `tokenizer.json`".into(),
+            Self::Read { path, .. } => return pointer_at(Path::new(path)).and_then(|reason| reason.hint),
+            Self::Write { .. } | Self::Inexpressible { .. } | Self::Encode(_) => return None,
         })
     }
+}
+
+/// Whether this is a `tokenizer.json` that does not exist.
+fn is_missing(path: &Path) -> bool {
+    path.ends_with("tokenizer.json") && !path.exists()
 }
 
 /// Tokens with a meaning beyond their text.
@@ -424,7 +431,11 @@ pub(super) fn is_tag(text: &str) -> bool {
 }
 
 pub(super) fn unreadable(path: &Path, reason: impl ToString) -> TokenizerError {
-    TokenizerError::Read { path: path.display().to_string(), reason: reason.to_string() }
+    let reason = match pointer_at(path) {
+        Some(pointer) => pointer.to_string(),
+        None => reason.to_string(),
+    };
+    TokenizerError::Read { path: path.display().to_string(), reason }
 }
 
 /// Writes the file `name` of a tokenizer's folder.

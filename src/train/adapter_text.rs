@@ -43,7 +43,7 @@ fn check_template(adapter: &Path, text: &ChatTokenizer, base: &Path) -> Result<(
     }
     // Published copies of one template differ in comments and spaces.
     let expected = Fingerprint::of(text)?;
-    let template = ChatTemplate::load(adapter)?;
+    let template = ChatTemplate::load_with(adapter, text.template.tokens())?;
     if written_conversation(&template, expected.begin.as_deref())? == expected.conversation {
         return Ok(());
     }

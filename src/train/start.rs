@@ -15,10 +15,10 @@ use crate::model::{
 use crate::protocol::{
     Opening, Piece, Protocol, SETTINGS_FILE, TAGS, TEMPLATE_FILES, TEMPLATES, own_templates,
 };
-use crate::tokenization::ChatTokenizer;
 use crate::tokenization::word_level::{
     CONVERSATION_TEMPLATE, LAST_MESSAGE_TEMPLATE, write_word_level,
 };
+use crate::tokenization::{ChatTokenizer, write_texts};
 use crate::world::{WorldConfig, vocabulary};
 
 use super::adapter_text::check_text;
@@ -122,7 +122,7 @@ impl Start {
         }
         let device = config.device.open()?;
         let dtype = config.dtype.on(&device);
-        let text = Arc::new(ChatTokenizer::load(&folder)?);
+        let text = Arc::new(ChatTokenizer::load_for(&folder, config.adapter.as_deref())?);
         let mut model = Model::load(&folder, dtype, &device)?;
         check_saved(model.spec(), &folder)?;
         check_finite(&folder, &model.weights().named(model.spec()))?;
@@ -180,12 +180,18 @@ impl Start {
     /// The files that prompts and their tokens are made by, with their names in a model's folder.
     pub fn text_files(&self) -> Vec<(String, PathBuf)> {
         let own = TEXT_FILES.into_iter().map(|name| (name.to_owned(), self.folder.join(name)));
+        let lent = self.adapter.iter().filter(|_| self.text.has_lent_template());
+        let lent = lent.flat_map(|adapter| {
+            let file =
+                move |name: &'static str| (format!("model.adapter/{name}"), adapter.join(name));
+            TEXT_FILES.into_iter().map(file)
+        });
         let templates = self.templates();
         let templates = templates.iter().flat_map(|folder| {
             let names = TEMPLATE_FILES.into_iter().map(|(name, _)| name).chain([SETTINGS_FILE]);
             names.map(move |name| (format!("{TEMPLATES}/{name}"), folder.join(name)))
         });
-        own.chain(templates).filter(|(_, path)| path.is_file()).collect()
+        own.chain(lent).chain(templates).filter(|(_, path)| path.is_file()).collect()
     }
 
     /// The parts of the model besides its weights and texts that say what is trained, with their
@@ -215,7 +221,12 @@ impl Start {
                 hint: "lower `schedule.peak`, and begin again in another `output`"
             )));
         }
-        copy_tokenizer(&self.folder, folder)?;
+        if self.text.has_lent_template() {
+            std::fs::create_dir_all(folder)?;
+            write_texts(&self.text, folder)?;
+        } else {
+            copy_tokenizer(&self.folder, folder)?;
+        }
         Protocol::record(self.templates().as_deref(), &folder.join(TEMPLATES))?;
         model.save(folder)?;
         self.save_turn_end(folder)?;
@@ -223,6 +234,9 @@ impl Start {
             let own = folder.join("adapter");
             adapter.save(&own, Some(&self.folder.display().to_string()))?;
             atomic_file::write(&own.join(BASE), weights_hash(&self.folder)? + "\n")?;
+            if self.text.has_lent_template() {
+                write_texts(&self.text, &own)?;
+            }
             Protocol::record(self.templates().as_deref(), &own.join(TEMPLATES))?;
         }
         Ok(())

@@ -134,6 +134,33 @@ fn a_run_is_made_from_tokenizer_and_templates_too() {
 }
 
 #[test]
+fn an_adapter_lends_its_chat_template_to_a_base_without_one() {
+    const TEMPLATE: &str = "chat_template.jinja";
+    let folder = tempfile::tempdir().unwrap();
+    let made = start(&folder.path().join("run"), true);
+    let saved = folder.path().join("saved");
+    made.save(&made.model, &saved).unwrap();
+    let adapter = folder.path().join("adapter");
+    std::fs::rename(saved.join("adapter"), &adapter).unwrap();
+    let ids = |start: &Start| start.text.opening_ids(&[Piece::Text("a".into())]).unwrap();
+    let expected = ids(&made);
+    assert_eq!(ids(&open(&made.folder, Some(&adapter)).unwrap()), expected);
+
+    std::fs::rename(made.folder.join(TEMPLATE), adapter.join(TEMPLATE)).unwrap();
+    let error = open(&made.folder, None).err().unwrap();
+    assert!(error.contains("the chat template of"), "{error}");
+    let opened = open(&made.folder, Some(&adapter)).unwrap();
+    assert_eq!(ids(&opened), expected);
+    let lent = (format!("model.adapter/{TEMPLATE}"), adapter.join(TEMPLATE));
+    assert!(opened.text_files().contains(&lent));
+    // What is made of the two has it as well: the merged weights, and the adapter beside its base.
+    let out = folder.path().join("out");
+    opened.save(&opened.model, &out).unwrap();
+    assert_eq!(ids(&open(&out, None).unwrap()), expected);
+    assert_eq!(ids(&open(&made.folder, Some(&out.join("adapter"))).unwrap()), expected);
+}
+
+#[test]
 fn an_adapter_brings_its_own_templates() {
     let folder = tempfile::tempdir().unwrap();
     let made = start(&folder.path().join("run"), true);

@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor, safetensors};
 use prompt_r1::access::{Access, AccessConfig, KeyLimits, NewKey, Store};
-use prompt_r1::gguf::Gguf;
 use prompt_r1::model::{Adapter, AdapterConfig, Projection, Spec};
 use prompt_r1::policy::ScriptedPolicy;
 use prompt_r1::protocol::Protocol;
@@ -22,7 +21,7 @@ const QUESTION: &str = "What is Mirel?";
 
 /// An adapter for `base` with random weights, in a folder of its own.
 fn adapter(folder: &Path, base: &Path, name: &str, seed: u64) -> PathBuf {
-    let spec = Spec::from_gguf(&Gguf::open(base).unwrap()).unwrap();
+    let spec = Spec::load(base).unwrap();
     let targets = vec![Projection::Query, Projection::Key, Projection::Down];
     let config = AdapterConfig { rank: 4, alpha: 8.0, targets };
     let made = Adapter::new(&spec, config, seed, DType::F32, &Device::Cpu).unwrap();
@@ -85,6 +84,39 @@ async fn by_field(client: &Client, url: &str, policy: &str) -> String {
 
 fn written(turn: &Value, reply: &Value) -> String {
     turn["malformed"].as_str().unwrap_or_else(|| panic!("{reply}")).to_owned()
+}
+
+#[test]
+fn an_adapter_has_the_chat_template_that_its_base_lacks() {
+    const TEMPLATE: &str = "chat_template.jinja";
+    let folder = tempfile::tempdir().unwrap();
+    let base = folder.path().join("base");
+    std::fs::create_dir(&base).unwrap();
+    for entry in std::fs::read_dir("models/policy").unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_file() {
+            std::fs::copy(&path, base.join(path.file_name().unwrap())).unwrap();
+        }
+    }
+    let adapter = adapter(folder.path(), &base, "one", 1);
+    let config = configuration(folder.path(), &base, "");
+    let named = ["--adapter", adapter.to_str().unwrap()];
+    let expected = alone(&config, &named);
+    std::fs::rename(base.join(TEMPLATE), adapter.join(TEMPLATE)).unwrap();
+    assert_eq!(alone(&config, &named), expected);
+
+    let check = ["check", config.to_str().unwrap()];
+    let (status, text) = run(&check);
+    assert!(status != 0 && text.contains("the chat template of"), "{text}");
+    configuration(folder.path(), &base, &format!("adapter = {adapter:?}"));
+    let (status, text) = run(&check);
+    assert_eq!(status, 0, "{text}");
+
+    let out = folder.path().join("out");
+    let export = ["export", base.to_str().unwrap(), "--out", out.to_str().unwrap()];
+    let (status, text) = run(&[&export[..], &named].concat());
+    assert_eq!(status, 0, "{text}");
+    alone(&configuration(folder.path(), &out, ""), &[]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -177,7 +209,7 @@ fn adapters_that_cannot_be_served_are_refused() {
         assert!(text.contains(from), "{text}");
         std::fs::write(path, text.replace(from, to)).unwrap();
     };
-    edit(&odd, "\"use_rslora\": false", "\"use_rslora\": true");
+    edit(&odd, "\"use_dora\": false", "\"use_dora\": true");
     edit(&narrow, "\"r\": 4", "\"r\": 3");
     let (spoken, pinned, old) = (made("spoken"), made("pinned"), made("old"));
     std::fs::rename(old.join("adapter_model.safetensors"), old.join("adapter_model.bin")).unwrap();
@@ -186,7 +218,7 @@ fn adapters_that_cannot_be_served_are_refused() {
     edit(&pinned, base.to_str().unwrap(), "someone/base");
     for (more, said) in [
         (format!("adapters = {{ a = {changed:?} }}"), "was trained on other weights"),
-        (format!("adapters = {{ a = {good:?}, b = {odd:?} }}"), "`use_rslora` is not supported"),
+        (format!("adapters = {{ a = {good:?}, b = {odd:?} }}"), "`use_dora` is not supported"),
         (format!("adapters = {{ a = {good:?}, b = {narrow:?} }}"), "cannot load the adapter `"),
         (format!("adapters = {{ a = {spoken:?} }}"), "the chat template beside the adapter `"),
         (format!("name = \"a\"\nadapters = {{ a = {good:?} }}"), "two policies are called `a`"),

@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 use std::path::Path;
 
+use candle_core::{DType, Device};
+use prompt_r1::model::{Adapter, AdapterConfig, Projection, Spec};
 use safetensors::SafeTensors;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -25,7 +27,7 @@ fn policy() -> Repository {
 fn solve(model: &str, url: &str, home: &Path, variables: &[(&str, &str)]) -> (i32, String) {
     let mut command = command(&["solve", QUESTION, "--json", "--policy", model]);
     command.env("HF_ENDPOINT", url).env("HF_HOME", home).env("HF_TOKEN", TOKEN);
-    command.env_remove("HF_HUB_OFFLINE").env("NO_PROXY", "*");
+    command.env_remove("HF_HUB_OFFLINE").env_remove("HF_HUB_CACHE").env("NO_PROXY", "*");
     command.envs(variables.iter().copied());
     let outcome = outcome(&command.output().unwrap());
     assert!(!outcome.1.contains(TOKEN), "{}", outcome.1);
@@ -76,6 +78,41 @@ async fn a_policy_by_its_id() {
     assert_eq!(episode((status, text)), local);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn variables_are_read_as_other_clients_read_them() {
+    let hub = Site::start(TOKEN).await;
+    hub.publish(ID, policy());
+    let home = TempDir::new().unwrap();
+    let cache = home.path().join("elsewhere");
+    let cache = [("HF_HUB_CACHE", cache.to_str().unwrap())];
+    std::fs::write(home.path().join("token"), format!("{TOKEN}\n")).unwrap();
+    let url = format!("{}/", hub.url);
+    let fetched = episode(solve(ID, &url, home.path(), &[cache[0], ("HF_TOKEN", "")]));
+    assert!(!hub.asked().is_empty());
+    assert!(!home.path().join("hub").exists());
+    let offline = [cache[0], ("HF_HUB_OFFLINE", "1")];
+    assert_eq!(episode(solve(ID, &url, home.path(), &offline)), fetched);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cache_that_has_it_all_is_not_written() {
+    let hub = Site::start(TOKEN).await;
+    hub.publish(ID, policy());
+    let home = TempDir::new().unwrap();
+    let fetched = episode(solve(ID, &hub.url, home.path(), &[]));
+    let refs = home.path().join("hub/models--someone--tiny/refs");
+    // As another client leaves it. In the place of a file, a folder cannot be written, not even by
+    // root.
+    let pinned = refs.join(policy().sha);
+    std::fs::remove_file(&pinned).unwrap();
+    std::fs::create_dir(&pinned).unwrap();
+    let main = std::fs::File::options().write(true).open(refs.join("main")).unwrap();
+    main.set_modified(std::time::UNIX_EPOCH).unwrap();
+    assert_eq!(episode(solve(ID, &hub.url, home.path(), &[])), fetched);
+    let modified = refs.join("main").metadata().unwrap().modified().unwrap();
+    assert_eq!(modified, std::time::UNIX_EPOCH);
+}
+
 #[test]
 fn a_large_model_of_an_evaluation_by_its_id() {
     let home = TempDir::new().unwrap();
@@ -99,11 +136,60 @@ fn a_large_model_of_an_evaluation_by_its_id() {
     );
     std::fs::write(&config, text).unwrap();
     let mut command = command(&["eval", "--config", config.to_str().unwrap()]);
-    command.env("HF_HOME", home.path()).env("HF_HUB_OFFLINE", "1");
+    command.env("HF_HOME", home.path()).env("HF_HUB_OFFLINE", "1").env_remove("HF_HUB_CACHE");
     let (status, text) = outcome(&command.output().unwrap());
     assert_eq!(status, 0, "{text}");
     let rows = std::fs::read_to_string(output.join("rows.jsonl")).unwrap();
     assert_eq!(rows.lines().count(), 2, "{rows}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_adapter_by_its_id_with_its_base() {
+    const ADAPTER: &str = "someone/tiny-lora";
+    let hub = Site::start(TOKEN).await;
+    hub.publish(ID, policy());
+    let home = TempDir::new().unwrap();
+    // A fresh adapter changes nothing. As PEFT publishes it: without a `config.json`.
+    let spec = Spec::load(Path::new("models/policy")).unwrap();
+    let config = AdapterConfig { rank: 2, alpha: 4.0, targets: vec![Projection::Query] };
+    let adapter = Adapter::new(&spec, config, 1, DType::F32, &Device::Cpu).unwrap();
+    let folder = home.path().join("adapter");
+    adapter.save(&folder, Some(ID)).unwrap();
+    hub.publish(ADAPTER, Repository::of(&"3c".repeat(20), &folder));
+    let expected = episode(solve(ID, &hub.url, home.path(), &[]));
+    hub.asked();
+    assert_eq!(episode(solve(ADAPTER, &hub.url, home.path(), &[])), expected);
+    assert_eq!(hub.asked(), ["adapter_config.json", "adapter_model.safetensors"]);
+    let offline = [("HF_HUB_OFFLINE", "1")];
+    assert_eq!(episode(solve(ADAPTER, &hub.url, home.path(), &offline)), expected);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sentence_model_by_its_id_with_how_it_pools() {
+    let hub = Site::start(TOKEN).await;
+    let tiny = Repository::of(&"2b".repeat(20), Path::new("tests/golden/ssim/tiny"));
+    let module = |path: &str, class: &str| json!({ "path": path, "type": class });
+    let modules = json!([module("", "models.Transformer"), module("1_Pooling", "models.Pooling")]);
+    let tiny = tiny.with("modules.json", modules.to_string());
+    for (mode, status, said) in [("mean", 0, ""), ("cls", 1, "it does not pool by the mean")] {
+        let pooling = json!({ "pooling_mode": mode }).to_string();
+        hub.publish(ID, tiny.clone().with("1_Pooling/config.json", pooling));
+        let home = TempDir::new().unwrap();
+        let config = home.path().join("eval.toml");
+        let text = format!(
+            "schema_version = 1\noutput = {:?}\narms = [\"direct\"]\n\
+             [[data]]\nkind = \"world_facts\"\nphrasing = \"known\"\nn = 2\n\
+             [metrics]\nsentence_model = {ID:?}\nby_source = {{ world_facts = \"ssim\" }}\n",
+            home.path().join("out")
+        );
+        std::fs::write(&config, text).unwrap();
+        let mut command = command(&["eval", "--config", config.to_str().unwrap()]);
+        command.env("HF_ENDPOINT", &hub.url).env("HF_HOME", home.path()).env("HF_TOKEN", TOKEN);
+        command.env_remove("HF_HUB_OFFLINE").env_remove("HF_HUB_CACHE").env("NO_PROXY", "*");
+        let (found, text) = outcome(&command.output().unwrap());
+        assert!(found == status && text.contains(said), "{mode}: {text}");
+        assert!(hub.asked().contains(&"1_Pooling/config.json".to_owned()));
+    }
 }
 
 /// The policy with its weights in two files and an index.
@@ -214,6 +300,8 @@ async fn what_the_hub_has_not() {
     let gguf = without("model.safetensors").with("tiny-Q4_K_M.gguf", "GGUF");
     hub.publish("someone/gguf", gguf);
     hub.publish("someone/adapter", without("config.json").with("adapter_config.json", "{}"));
+    let adapter = policy().with("adapter_config.json", "{}");
+    hub.publish("someone/both", adapter.with("adapter_model.safetensors", "of no use"));
     hub.publish("someone/bad-index", policy().with("model.safetensors.index.json", "{}"));
     let outside = json!({"weight_map": {"a": "../../other.safetensors"}}).to_string();
     hub.publish("someone/outside", policy().with("model.safetensors.index.json", outside));
@@ -232,6 +320,7 @@ async fn what_the_hub_has_not() {
         ("someone/gguf:tiny.gguf", "its GGUF files are `someone/gguf:tiny-Q4_K_M.gguf`"),
         ("someone/adapter:tiny.gguf", "nor another GGUF file"),
         ("someone/adapter", "an adapter must be merged"),
+        ("someone/both", "download it into a folder"),
         ("someone/bad-index", "does not say where its weights are"),
         ("someone/outside", "does not say where its weights are"),
         ("someone/html", "check the network"),

@@ -7,11 +7,16 @@ use std::path::Path;
 use serde_json::Value;
 
 use crate::hint::Reason;
+use crate::model::ADAPTER_CONFIG;
 use crate::protocol::TEMPLATES;
 
 /// The index of sharded weights.
 pub(super) const INDEX: &str = "model.safetensors.index.json";
 const WEIGHTS: &str = "model.safetensors";
+/// What says what a model is.
+const CONFIG: &str = "config.json";
+/// The weights of an adapter.
+const ADAPTER: &str = "adapter_model.safetensors";
 
 /// The useful files of a repository.
 #[derive(Debug, PartialEq)]
@@ -43,6 +48,10 @@ impl<'a> Listing<'a> {
                 Some(TEMPLATES) if name.ends_with(".j2") || name.ends_with(".json") => {
                     small.push(name);
                 }
+                // How a sentence model pools.
+                Some(folder) if folder.ends_with("_Pooling") && name.ends_with("/config.json") => {
+                    small.push(name);
+                }
                 _ => {}
             }
         }
@@ -67,13 +76,17 @@ impl<'a> Listing<'a> {
                 ),
             });
         }
+        let has_adapter = small.contains(&ADAPTER_CONFIG) && weights.contains(&ADAPTER);
+        if has_adapter && !small.contains(&CONFIG) {
+            return Ok(Self { small, weights: vec![ADAPTER] });
+        }
         if !ggufs.is_empty() && weights.is_empty() {
             return Err(reason!(
                 "it holds GGUF files and no safetensors";
                 hint: "name one of them: {}", listed(id, &ggufs)
             ));
         }
-        if weights.is_empty() || !small.contains(&"config.json") {
+        if weights.is_empty() || !small.contains(&CONFIG) {
             return Err(reason!(
                 "it holds no `config.json` with safetensors";
                 hint: "give a model in the format of transformers; an adapter must be merged into its model first"
@@ -83,6 +96,12 @@ impl<'a> Listing<'a> {
             return Err(reason!(
                 "it holds no `tokenizer.json`";
                 hint: "load its tokenizer with transformers and save it again, beside the model's other files; then give that folder"
+            ));
+        }
+        if has_adapter && weights.len() > 1 {
+            return Err(reason!(
+                "it holds a model and an adapter, which is not applied";
+                hint: "download it into a folder, and give that; as its `adapter` too, if the adapter is to be applied"
             ));
         }
         // Some repositories have the same weights twice, under different names.
@@ -130,9 +149,16 @@ pub(super) fn shards(folder: &Path) -> Result<BTreeSet<String>, Reason> {
         })
 }
 
-/// Whether a folder of the cache contains a complete model: other programs download single files.
+/// The files of which a folder of the cache has one, by which it is found.
+pub(super) const FOUND_BY: [&str; 2] = [CONFIG, ADAPTER_CONFIG];
+
+/// Whether a folder of the cache contains a complete model or adapter: other programs download
+/// single files.
 pub(super) fn is_complete(folder: &Path) -> bool {
     let has = |name: &str| folder.join(name).is_file();
+    if is_adapter(folder) {
+        return has(ADAPTER);
+    }
     let is_weights = |entry: std::io::Result<DirEntry>| {
         entry.is_ok_and(|entry| entry.path().extension().is_some_and(|end| end == "safetensors"))
     };
@@ -143,7 +169,12 @@ pub(super) fn is_complete(folder: &Path) -> bool {
     has_text(folder) && weights
 }
 
-/// Whether a folder of the cache contains a complete model except for its weights.
+/// Whether a folder of the cache contains a complete model or adapter except for its weights.
 pub(super) fn has_text(folder: &Path) -> bool {
-    ["config.json", "tokenizer.json"].iter().all(|name| folder.join(name).is_file())
+    is_adapter(folder) || [CONFIG, "tokenizer.json"].iter().all(|name| folder.join(name).is_file())
+}
+
+/// Whether a folder of the cache is of an adapter.
+fn is_adapter(folder: &Path) -> bool {
+    folder.join(ADAPTER_CONFIG).is_file() && !folder.join(CONFIG).is_file()
 }

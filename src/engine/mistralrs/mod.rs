@@ -313,6 +313,10 @@ impl Running<'_> {
                 () = events.closed() => return Err(stopped("the request was dropped")),
             };
             let fresh = self.hook.take();
+            if fresh.iter().any(|token| token.log_prob.is_nan()) {
+                let tokens = request.prompt.len() + sampled.len();
+                return Err(EngineError::NotNumbers { tokens });
+            }
             if request.stream && !fresh.is_empty() {
                 let _ = events.send(GenerateEvent::Tokens(fresh.clone()));
             }

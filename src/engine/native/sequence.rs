@@ -91,9 +91,15 @@ impl<C: SequenceCache> Sequence<C> {
         (Span { tokens, cache: &mut self.cache, logits, adapter }, draw)
     }
 
-    /// Appends the token that was drawn, if any, and reports it. Returns whether it was the last.
+    /// Appends the token that was drawn, if any, and reports it, or that it means nothing. Returns
+    /// whether it was the last.
     pub fn report(&mut self) -> bool {
         let Some(token) = self.drawn.take() else { return false };
+        if token.log_prob.is_nan() {
+            let error = EngineError::NotNumbers { tokens: self.ids.len() };
+            let _ = self.events.send(GenerateEvent::Failed(error));
+            return true;
+        }
         self.ids.push(token.id);
         self.unsent.push(token);
         let end = if self.stop_ids.contains(&token.id) {

@@ -417,6 +417,27 @@ fn a_sequence_in_flight_goes_on_with_the_new_weights() {
 }
 
 #[test]
+fn probabilities_that_are_not_numbers_fail_a_request() {
+    let mut batch = batch(&NativeConfig::default());
+    let receivers = [true, false].map(|stream| {
+        let request = request(ids(20, usize::from(stream)), 9, 0);
+        admit(&mut batch, GenerateRequest { stream, ..request })
+    });
+    batch.step().unwrap();
+    let mut weights = random_weights(&even_spec(), 1);
+    weights.norm = (&weights.norm * f64::NAN).unwrap();
+    batch.set_weights(&weights).unwrap();
+    batch.step().unwrap();
+    assert!(batch.is_idle());
+    for (receiver, sent) in receivers.into_iter().zip([1, 0]) {
+        let events = drain(receiver);
+        let failed = GenerateEvent::Failed(EngineError::NotNumbers { tokens: 21 });
+        assert_eq!(events.last(), Some(&failed));
+        assert_eq!(events.len(), sent + 1);
+    }
+}
+
+#[test]
 fn a_panic_fails_what_is_in_flight_and_nothing_after() {
     let inbox = Inbox::new(8);
     let push = |prompt: Vec<u32>| {

@@ -54,6 +54,8 @@ fn unusable_folders_say_why() {
     let bytes = std::fs::read(&file).unwrap();
     std::fs::write(&file, &bytes[..bytes.len() / 2]).unwrap();
     assert!(load().contains("truncated"), "{}", load());
+    std::fs::write(&file, "version https://git-lfs.github.com/spec/v1\n").unwrap();
+    assert!(load().contains("`git lfs pull`"), "{}", load());
     weights.save(folder.path(), &Spec { hidden_size: 14, ..tiny(true) }).unwrap();
     assert!(load().contains("`config.json` asks for"), "{}", load());
     std::fs::remove_file(&file).unwrap();

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::hint::Hint;
 use crate::model::SentenceModel;
@@ -87,12 +87,76 @@ fn what_is_no_sentence_encoder_is_said() {
     assert!(said.contains("tokenizer.json"), "{said}");
     let said = error(&|folder| std::fs::remove_file(folder.join("config.json")).unwrap());
     assert!(said.contains("no `config.json`"), "{said}");
-    let said = error(&|folder| {
-        std::fs::create_dir(folder.join("1_Pooling")).unwrap();
-        let text = "{\"pooling_mode_mean_tokens\": false}";
-        std::fs::write(folder.join("1_Pooling/config.json"), text).unwrap();
-    });
-    assert!(said.contains("pool by the mean"), "{said}");
     let said = error(&|folder| std::fs::write(folder.join("model.safetensors"), "x").unwrap());
     assert!(said.contains("truncated"), "{said}");
+}
+
+#[test]
+fn what_a_sentence_encoder_does_beside_the_mean_is_said() {
+    let tiny = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/ssim/tiny");
+    let step = |path: &str, class: &str| {
+        let kind = format!("sentence_transformers.models.{class}");
+        json!({ "idx": 0, "name": "0", "path": path, "type": kind })
+    };
+    let steps = [step("", "Transformer"), step("1_Pooling", "Pooling"), step("2_N", "Normalize")];
+    let usual = json!(steps);
+    let dense = json!([&steps[..], &[step("2_Dense", "Dense")]].concat());
+    let cls = json!({ "pooling_mode_cls_token": true, "pooling_mode_mean_tokens": false });
+    let both = json!({ "pooling_mode_cls_token": true, "pooling_mode_mean_tokens": true });
+    let mean = json!({ "pooling_mode_cls_token": false, "pooling_mode_mean_tokens": true });
+    for (modules, pooling, said) in [
+        (None, None, None),
+        (None, Some(&mean), None),
+        (None, Some(&cls), Some("pool by the mean")),
+        (Some(&usual), Some(&mean), None),
+        (Some(&usual), Some(&json!({ "pooling_mode": "mean", "include_prompt": true })), None),
+        (Some(&usual), Some(&json!({ "pooling_mode": "cls" })), Some("pool by the mean")),
+        (Some(&usual), Some(&json!({ "pooling_mode": ["mean", "max"] })), Some("pool by the mean")),
+        (Some(&usual), Some(&both), Some("pool by the mean")),
+        (Some(&usual), None, Some("it has no `1_Pooling/config.json`")),
+        (Some(&dense), Some(&mean), Some("`sentence_transformers.models.Dense` in `2_Dense`")),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        for entry in std::fs::read_dir(&tiny).unwrap() {
+            let path = entry.unwrap().path();
+            std::fs::copy(&path, folder.path().join(path.file_name().unwrap())).unwrap();
+        }
+        std::fs::create_dir(folder.path().join("1_Pooling")).unwrap();
+        for (name, value) in [("modules.json", modules), ("1_Pooling/config.json", pooling)] {
+            if let Some(value) = value {
+                std::fs::write(folder.path().join(name), value.to_string()).unwrap();
+            }
+        }
+        let found = SentenceModel::load(folder.path()).err().map(|error| error.explained());
+        assert_eq!(found.is_some(), said.is_some(), "{found:?}");
+        let found = found.unwrap_or_default();
+        assert!(found.contains(said.unwrap_or_default()), "{found}");
+    }
+}
+
+#[test]
+fn texts_are_read_as_the_settings_say() {
+    let tiny = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/ssim/tiny");
+    let folder = tempfile::tempdir().unwrap();
+    for entry in std::fs::read_dir(&tiny).unwrap() {
+        let path = entry.unwrap().path();
+        std::fs::copy(&path, folder.path().join(path.file_name().unwrap())).unwrap();
+    }
+    let put = |name: &str, text: String| std::fs::write(folder.path().join(name), text).unwrap();
+    let mut tokenizer: Value =
+        serde_json::from_str(&std::fs::read_to_string(tiny.join("tokenizer.json")).unwrap())
+            .unwrap();
+    tokenizer["normalizer"] = Value::Null;
+    put("tokenizer.json", tokenizer.to_string());
+    let is_alike = || {
+        let model = SentenceModel::load(folder.path()).unwrap();
+        model.embed("A Man").unwrap() == model.embed("a man").unwrap()
+    };
+    assert!(!is_alike());
+    put("sentence_bert_config.json", json!({ "do_lower_case": true }).to_string());
+    assert!(is_alike());
+    let prompts = json!({ "prompts": { "query": "query: " }, "default_prompt_name": "query" });
+    put("config_sentence_transformers.json", prompts.to_string());
+    let error = SentenceModel::load(folder.path()).err().unwrap().explained();
+    assert!(error.contains("it puts a prompt before texts"), "{error}");
 }

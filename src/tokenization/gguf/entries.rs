@@ -5,6 +5,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
+use super::TEMPLATE;
 use crate::gguf::{Entry, Gguf};
 use crate::tokenization::chat_template::TemplateMessage;
 use crate::tokenization::pre_tokenizer::{DIGIT, GPT_2, PreTokenizer};
@@ -30,27 +31,34 @@ pub enum GgufTokenizer {
     IdsOnly,
 }
 
-/// The settings with the tokenizer and the chat template of the model in a folder or GGUF file, for
-/// a model with `vocabulary` embeddings.
+/// The settings with the tokenizer and the chat template `text` of the model in a folder or GGUF
+/// file, for a model with `vocabulary` embeddings.
 ///
 /// # Errors
 /// When there is no usable one, or one that such files cannot hold.
 pub fn gguf_entries(
     path: &Path,
+    text: &ChatTokenizer,
     vocabulary: usize,
     wanted: GgufTokenizer,
 ) -> Result<Vec<(String, Entry)>, TokenizerError> {
     if !Gguf::is_path(path) {
-        return from_folder(path, vocabulary, wanted);
+        return from_folder(path, text, vocabulary, wanted);
     }
     let file = Gguf::open(path)?;
     let keys = file.keys().filter(|key| key.starts_with("tokenizer."));
     let entry = |key: &str| Some((key.to_owned(), Entry::copy(file.get(key)?)?));
-    Ok(keys.filter_map(entry).collect())
+    let mut entries: Vec<_> = keys.filter_map(entry).collect();
+    // The template may be an adapter's.
+    if file.get(TEMPLATE).is_none() {
+        entries.push((TEMPLATE.to_owned(), Entry::Text(text.template.source().to_owned())));
+    }
+    Ok(entries)
 }
 
 fn from_folder(
     folder: &Path,
+    text: &ChatTokenizer,
     vocabulary: usize,
     wanted: GgufTokenizer,
 ) -> Result<Vec<(String, Entry)>, TokenizerError> {
@@ -58,7 +66,6 @@ fn from_folder(
         path: folder.display().to_string(),
         reason,
     };
-    let text = ChatTokenizer::load(folder)?;
     // Not the file: others add tokens to it.
     let json: Value = serde_json::from_str(&text.tokenizer.to_json()?)
         .map_err(|error| cannot(error.to_string()))?;
@@ -113,7 +120,7 @@ fn from_folder(
         ("tokenizer.ggml.token_type", Entry::I32s(kinds)),
         ("tokenizer.ggml.merges", Entry::Texts(merges)),
         ("tokenizer.ggml.add_bos_token", Entry::Bool(begins)),
-        ("tokenizer.chat_template", Entry::Text(text.template.source().to_owned())),
+        (TEMPLATE, Entry::Text(text.template.source().to_owned())),
     ];
     for (key, id) in [
         ("tokenizer.ggml.bos_token_id", begin),

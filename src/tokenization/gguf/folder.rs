@@ -4,7 +4,6 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
-use super::chat_template;
 use crate::gguf::Gguf;
 use crate::tokenization::chat_template::{SpecialTokens, TemplateMessage};
 use crate::tokenization::tokenizer::write_file;
@@ -17,11 +16,19 @@ use crate::tokenization::{ChatTokenizer, TokenizerError};
 /// # Errors
 /// When the file's tokenizer or chat template cannot be used, and when a file cannot be written.
 pub fn write_text_files(file: &Gguf, folder: &Path) -> Result<(), TokenizerError> {
-    let text = ChatTokenizer::from_gguf(file)?;
-    let (source, tokens) = chat_template(file)?;
-    let SpecialTokens { bos_token, eos_token, pad_token, unk_token } = tokens;
-    let source = match begins_by_itself(&text)? {
-        true => source,
+    write_texts(&ChatTokenizer::from_gguf(file)?, folder)
+}
+
+/// The same of any tokenizer and chat template, which need not be of one model.
+///
+/// # Errors
+/// When a file cannot be written.
+pub fn write_texts(text: &ChatTokenizer, folder: &Path) -> Result<(), TokenizerError> {
+    let source = text.template.source();
+    let SpecialTokens { bos_token, eos_token, pad_token, unk_token } =
+        text.template.tokens().clone();
+    let source = match begins_by_itself(text)? {
+        true => source.to_owned(),
         // A folder's template says what a conversation begins with.
         false => format!("{{{{ bos_token }}}}{source}"),
     };

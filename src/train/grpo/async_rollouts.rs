@@ -12,7 +12,6 @@ use super::config::GrpoConfig;
 use super::rollout::Rollouts;
 use super::tasks::Tasks;
 use super::trainer::Trainer;
-use crate::engine::config::NativeConfig;
 use crate::engine::native::NativeEngine;
 use crate::engine::tokens::TokensEngine;
 use crate::model::Model;
@@ -70,8 +69,7 @@ impl AsyncRollouts {
         // With servers, there is one local engine, for evaluation.
         let oldest = if servers.is_some() { 0 } else { config.max_policy_lag as u64 };
         // An episode that waits for the engine has not failed.
-        let queue = config.engine.queue.max(config.max_in_flight);
-        let engine_config = NativeConfig { queue, ..config.engine.clone() };
+        let engine_config = config.engine.clone().queueing(config.max_in_flight);
         let mut samplers = Vec::with_capacity(oldest as usize + 1);
         for age in (0..=oldest).rev() {
             let (weights, model) = trainer.policy_after(trainer.step.saturating_sub(age));

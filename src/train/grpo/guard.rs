@@ -98,7 +98,9 @@ impl GuardState {
         let mut wrong = None;
         for (key, figure, value, bound, is_upper) in bounds {
             let Some(value) = value else { continue };
-            let is_out = if is_upper { value > bound } else { value < bound };
+            let is_beyond = if is_upper { value > bound } else { value < bound };
+            // A bound that is infinite is off.
+            let is_out = is_beyond || (value.is_nan() && bound.is_finite());
             let strikes = self.strikes.entry(key.to_owned()).or_default();
             *strikes = if is_out { *strikes + 1 } else { 0 };
             if *strikes >= guards.patience.max(1) {
@@ -128,6 +130,25 @@ mod tests {
             [(0.05, false), (0.2, false), (0.05, false), (0.05, true), (9.0, false), (9.0, true)]
         {
             assert_eq!(watch.check(&guards, &at(entropy)).is_some(), stops, "{entropy}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_a_number_is_out_of_bounds() {
+        let guards = Guards { patience: 2, max_kl: f64::INFINITY, ..Guards::default() };
+        let nan = Some(f64::NAN);
+        let none = Figures::default();
+        for (figures, key) in [
+            (Figures { entropy: nan, ..none }, Some("entropy")),
+            (Figures { rollout_logprob_diff: nan, ..none }, Some("max_rollout_logprob_diff")),
+            (Figures { kl: nan, ..none }, None),
+        ] {
+            let mut watch = GuardState::default();
+            assert_eq!(watch.check(&guards, &figures), None);
+            let said = watch.check(&guards, &figures).map(|reason| reason.explained());
+            assert_eq!(said.is_some(), key.is_some(), "{said:?}");
+            let said = said.unwrap_or_default();
+            assert!(said.contains(key.unwrap_or_default()), "{said}");
         }
     }
 

@@ -123,7 +123,8 @@ impl Drop for Site {
 }
 
 async fn answer(State(shared): State<Arc<Shared>>, request: Request) -> Response {
-    let path = request.uri().path().trim_start_matches('/').to_owned();
+    let path = request.uri().path();
+    let path = path.strip_prefix('/').unwrap_or(path).to_owned();
     let header = |name| request.headers().get(name).and_then(|value| value.to_str().ok());
     if let Some(path) = path.strip_prefix("store/") {
         let mut bytes = shared.bytes(path);

@@ -8,8 +8,17 @@ use super::{bpe, file, golden, texts};
 use crate::gguf::Entry;
 use crate::protocol::Piece;
 use crate::tokenization::{
-    ChatTokenizer, GgufTokenizer, Tokenizer, gguf_entries, write_text_files,
+    ChatTokenizer, GgufTokenizer, Tokenizer, TokenizerError, gguf_entries, write_text_files,
 };
+
+/// What is exported of the text side of a folder.
+fn entries_of(
+    folder: &Path,
+    vocabulary: usize,
+    wanted: GgufTokenizer,
+) -> Result<Vec<(String, Entry)>, TokenizerError> {
+    gguf_entries(folder, &ChatTokenizer::load(folder)?, vocabulary, wanted)
+}
 
 #[test]
 fn what_other_files_of_a_folder_add_is_exported() {
@@ -30,7 +39,7 @@ fn what_other_files_of_a_folder_add_is_exported() {
             serde_json::json!({ "1": { "content": "<|im_start|>", "special": true } });
     });
     let tokens = golden["tokens"].as_array().unwrap().len();
-    let entries = gguf_entries(folder.path(), tokens, GgufTokenizer::Texts).unwrap();
+    let entries = entries_of(folder.path(), tokens, GgufTokenizer::Texts).unwrap();
     let (_, kinds) = entries.iter().find(|(key, _)| key == "tokenizer.ggml.token_type").unwrap();
     assert!(matches!(kinds, Entry::I32s(kinds) if kinds[..3] == [3; 3]));
 }
@@ -47,7 +56,7 @@ fn the_files_made_from_a_file_give_the_same_ids_and_so_does_a_file_made_from_the
         let folder = tempfile::tempdir().unwrap();
         write_text_files(&source, folder.path()).unwrap();
         let tokens = golden["tokens"].as_array().unwrap().len();
-        let entries = gguf_entries(folder.path(), tokens + 2, GgufTokenizer::Texts).unwrap();
+        let entries = entries_of(folder.path(), tokens + 2, GgufTokenizer::Texts).unwrap();
         let entries: Vec<(&str, Entry)> = entries
             .iter()
             .map(|(key, entry)| (key.strip_prefix("tokenizer.").unwrap(), entry.clone()))
@@ -93,7 +102,7 @@ fn a_file_puts_a_token_before_texts_where_the_folder_does() {
     };
     let tokens = golden["tokens"].as_array().unwrap().len();
     let begins = || {
-        let entries = gguf_entries(folder.path(), tokens, GgufTokenizer::Texts).unwrap();
+        let entries = entries_of(folder.path(), tokens, GgufTokenizer::Texts).unwrap();
         let (_, entry) =
             entries.into_iter().find(|(key, _)| key == "tokenizer.ggml.add_bos_token").unwrap();
         matches!(entry, Entry::Bool(true))
@@ -126,10 +135,10 @@ fn a_file_puts_a_token_before_texts_where_the_folder_does() {
 #[test]
 fn a_tokenizer_that_files_cannot_hold_is_named() {
     let policy = Path::new("models/policy");
-    let ids_only = gguf_entries(policy, 1000, GgufTokenizer::IdsOnly).unwrap();
+    let ids_only = entries_of(policy, 1000, GgufTokenizer::IdsOnly).unwrap();
     let tokens = ids_only.iter().find(|(key, _)| key == "tokenizer.ggml.tokens").unwrap();
     assert!(matches!(&tokens.1, Entry::Texts(tokens) if tokens.len() == 1000));
-    let error = gguf_entries(policy, 1000, GgufTokenizer::Texts).unwrap_err().to_string();
+    let error = entries_of(policy, 1000, GgufTokenizer::Texts).unwrap_err().to_string();
     assert!(error.contains("puts a space before texts"), "{error}");
 }
 

@@ -62,7 +62,12 @@ impl Kernel for Round<'_> {
             let a = simd.max(a, simd.mul(a, minus));
             let b = simd.max(b, simd.mul(b, minus));
             let largest = simd.largest(simd.max(a, b));
-            *scale = largest / 127.0;
+            // Rounded, what is not finite would become 0, which is plausible.
+            let mut is_finite = true;
+            for x in x.as_flattened() {
+                is_finite &= x.is_finite();
+            }
+            *scale = if is_finite { largest / 127.0 } else { f32::NAN };
             let inverse = if largest > 0.0 { 127.0 / largest } else { 0.0 };
             for ((x, numbers), sum) in x.iter().zip(numbers).zip(sums) {
                 let mut total = 0;

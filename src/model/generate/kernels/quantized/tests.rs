@@ -146,6 +146,25 @@ fn products_are_added_and_zeros_are_zero() {
 }
 
 #[test]
+fn what_is_not_finite_is_not_rounded_to_a_number() {
+    let depth = 512;
+    for kind in KINDS {
+        let (data, _) = matrix(kind, 16, depth);
+        let packed = Matrix::new(depth, &[StoredRows { kind, data: &data, order: None }]).unwrap();
+        for isa in Isa::available() {
+            for (at, value) in [(0, f32::NAN), (40, f32::INFINITY), (511, f32::NEG_INFINITY)] {
+                let mut x = noise(2 * depth, 3);
+                x[depth + at] = value;
+                let got = product(isa, &packed, &x, depth, 2);
+                let (plain, odd) = got.split_at(packed.columns());
+                assert!(plain.iter().all(|x| x.is_finite()), "{isa:?} {kind:?} {value}");
+                assert!(odd.iter().all(|x| x.is_nan()), "{isa:?} {kind:?} {value}");
+            }
+        }
+    }
+}
+
+#[test]
 fn what_has_no_quantised_form_is_left_to_others() {
     let rows = |kind, data| StoredRows { kind, data, order: None };
     assert!(Matrix::new(32, &[rows(TensorType::F16, &[0; 64])]).is_none());
