@@ -3,7 +3,7 @@
 use std::sync::{Arc, PoisonError};
 
 use super::{EpisodeUsage, RoleUsage, Tally};
-use crate::large_model::{FailedCalls, LargeModelError, Prices, Waiting};
+use crate::large_model::{FailedCalls, LargeModelError, Prices, UnseenThoughts, Waiting};
 use crate::token_estimate::TokenEstimate;
 use crate::trajectory::TokenUsage;
 
@@ -23,6 +23,8 @@ pub(super) struct CallEstimate {
     billed: Option<TokenUsage>,
     /// Further calls that failed in its place.
     pub(super) lost: FailedCalls,
+    /// What is thought before the texts, and not handed on.
+    pub(super) unseen: UnseenThoughts,
     /// Whether it waits to be sent.
     pub(super) waiting: Waiting,
 }
@@ -37,10 +39,11 @@ impl CallEstimate {
         read: u64,
     ) -> Self {
         let written = TokenEstimate::default();
-        let (tally, lost, waiting) =
-            (Arc::clone(tally), FailedCalls::default(), Waiting::default());
+        let (tally, lost) = (Arc::clone(tally), FailedCalls::default());
+        let (unseen, waiting) = (UnseenThoughts::default(), Waiting::default());
+        let billed = None;
         let begun =
-            Self { tally, before, role, prices, read, written, billed: None, lost, waiting };
+            Self { tally, before, role, prices, read, written, billed, lost, unseen, waiting };
         begun.publish();
         begun
     }
@@ -58,12 +61,17 @@ impl CallEstimate {
 
     /// Whether any text was received.
     pub(super) fn has_written(&self) -> bool {
-        self.written.tokens() > 0
+        self.written() > 0
+    }
+
+    /// About how many tokens were written.
+    fn written(&self) -> u64 {
+        self.written.tokens() + self.unseen.tokens()
     }
 
     /// The estimated usage of the call, or what is known of it.
     pub(super) fn used(&self) -> RoleUsage {
-        let estimate = || TokenUsage::reported(self.read, self.written.tokens());
+        let estimate = || TokenUsage::reported(self.read, self.written());
         let tokens = self.billed.unwrap_or_else(estimate);
         RoleUsage { calls: 1, tokens, cost: self.prices.cost(tokens) }
     }
@@ -97,8 +105,29 @@ impl CallEstimate {
 
 impl Drop for CallEstimate {
     fn drop(&mut self) {
-        if self.waiting.is_on() {
-            self.tell(self.usage_with(RoleUsage::default()));
+        match self.waiting.is_on() {
+            true => self.tell(self.usage_with(RoleUsage::default())),
+            // Thoughts may have come since.
+            false => self.publish(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn thoughts_of_a_cancelled_call_count() {
+        let (tally, before) = (Tally::default(), EpisodeUsage::default());
+        let prices = Prices::default();
+        let call = CallEstimate::begin(&tally, before, |usage| &mut usage.large_model, prices, 3);
+        call.unseen.push("two words");
+        drop(call);
+        let used = tally.lock().unwrap().large_model;
+        let written = TokenEstimate::of("two words").tokens();
+        assert_eq!((used.calls, used.tokens), (1, TokenUsage::reported(3, written)));
     }
 }

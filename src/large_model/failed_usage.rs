@@ -25,6 +25,7 @@ pub struct FailedUsage {
 
 impl FailedUsage {
     /// The usage of `call`, which `model` failed with `error`: none if it cannot have been billed.
+    /// What it is known to have thought counts.
     pub fn of(error: &LargeModelError, model: &dyn LargeModel, call: &Call) -> Self {
         if !error.may_be_billed() {
             return Self::default();
@@ -32,7 +33,7 @@ impl FailedUsage {
         let tokens = error.billed().unwrap_or_else(|| {
             let bytes = call.messages.iter().map(ChatMessage::text_length).sum();
             let read = compute::in_place(bytes, || estimated_tokens(&call.messages));
-            TokenUsage::reported(read, 0)
+            TokenUsage::reported(read, call.unseen.tokens())
         });
         let named = call.field("model").and_then(serde_json::Value::as_str);
         let prices = model.prices_of(named).unwrap_or_else(|| model.prices());

@@ -8,7 +8,7 @@ use secrecy::SecretString;
 
 use crate::engine::{EngineError, Sampling};
 use crate::hint::{Hint, Reason};
-use crate::large_model::{LargeModelError, Prices, Waiting};
+use crate::large_model::{LargeModelError, Prices, UnseenThoughts, Waiting};
 use crate::protocol::Piece;
 use crate::tokenization::{TokenizeError, TokenizerError};
 use crate::trajectory::{TokenTrace, TokenUsage, TurnFinish};
@@ -96,6 +96,11 @@ pub trait TurnSink: Send {
     /// Told by a policy behind an endpoint while its turn waits to be sent.
     fn waiting(&self) -> Waiting {
         Waiting::default()
+    }
+
+    /// Takes what such a policy thinks before a turn.
+    fn unseen(&self) -> UnseenThoughts {
+        UnseenThoughts::default()
     }
 }
 

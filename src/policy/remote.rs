@@ -130,6 +130,7 @@ impl PolicySession for RemoteSession {
             keeps_tags: true,
             authorization: self.authorization.clone(),
             caller: self.caller,
+            unseen: sink.unseen(),
             waiting: sink.waiting(),
             ..Call::default()
         };

@@ -10,6 +10,7 @@ use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::chat_streams::remote;
 use crate::eventually::eventually;
 use crate::loopback::{Cut, Loopback, Script, chunk};
 use crate::process::{self, Process, command, configuration, run};
@@ -462,6 +463,49 @@ async fn thoughts_before_an_error_are_paid_for_once() {
     assert_eq!(response.headers()["x-should-retry"], "false");
     response.text().await.unwrap();
     assert_eq!(upstream.requests().len(), 1);
+    let counted = passed::counted(&keys, &key).await;
+    assert!((80..200).contains(&counted), "{counted}");
+}
+
+#[tokio::test]
+async fn thoughts_before_a_reply_that_is_cut_are_counted() {
+    let thoughts = chunk(json!({"reasoning_content": "word ".repeat(100)}), None).to_string();
+    let length = thoughts.len() + "data: \n\n".len();
+    let script = Script::events([thoughts, "never".to_owned()]);
+    let table = [
+        (json!({}), Cut::Close, "large_model", "scripted"),
+        (json!({"stream": true}), Cut::Close, "large_model", "scripted"),
+        (json!({"policy": "direct"}), Cut::Close, "large_model", "direct"),
+        (json!({"policy": "policy"}), Cut::Close, "policy", "policy"),
+        (json!({"deadline_ms": 500}), Cut::Stall, "large_model", "scripted"),
+    ];
+    for (mut body, cut, role, policy) in table {
+        let script = script.clone().cut(length, cut);
+        let upstream = Loopback::answering(move |_| script.clone()).await;
+        let mut setup = Setup::relay();
+        setup.adapters = vec![Arc::new(remote(&upstream))];
+        let server = setup.start(&upstream).await;
+        body["question"] = json!("a");
+        server.ask("/v1/solve", body.clone()).await.text().await.unwrap();
+        let labels = format!("role=\"{role}\",kind=\"completion\",policy=\"{policy}\"");
+        let counted = server.metric(&format!("prompt_r1_tokens_total{{{labels}}}")).await;
+        assert!((80.0..200.0).contains(&counted), "{body}: {counted}");
+        assert_eq!(upstream.requests().len(), 1, "{body}");
+    }
+    // At the price of the model that thought, though another one replies.
+    let upstream = Loopback::start().await;
+    upstream.then(script.cut(length, Cut::Close));
+    let keys = Keys::new().await;
+    let key = keys.make(json!({"budget_per_day": 1e6})).await;
+    let mut setup = Setup::relay();
+    setup.endpoint = json!({"prices": {"output_per_million": 1e6}, "fallbacks": ["other"]});
+    let other = json!({"url": upstream.url(), "model": "other", "prices": {}});
+    setup.others.insert("other".to_owned(), other);
+    setup.access = Some(keys.access().await);
+    let server = setup.start(&upstream).await;
+    let response = solve(&server, &key).await;
+    assert_eq!(response.status(), 200);
+    response.text().await.unwrap();
     let counted = passed::counted(&keys, &key).await;
     assert!((80..200).contains(&counted), "{counted}");
 }

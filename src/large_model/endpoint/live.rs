@@ -16,7 +16,8 @@ use super::reply::{
 use super::thoughts::Thoughts;
 use crate::compute;
 use crate::large_model::{
-    AttemptOutcome, LargeModelError, Phase, Reply, ReplyChunk, ReplyStream, reply_stream,
+    AttemptOutcome, LargeModelError, Phase, Reply, ReplyChunk, ReplyStream, UnseenThoughts,
+    reply_stream,
 };
 use crate::outbound::redact::TextRedactor;
 use crate::outbound::sse::{Event, SseDecoder};
@@ -40,6 +41,8 @@ pub(super) struct Reading {
     pub(super) request: Bytes,
     /// Whether its thoughts are wanted as they come.
     pub(super) with_thoughts: bool,
+    /// Takes them where they are not.
+    pub(super) unseen: UnseenThoughts,
 }
 
 impl Reading {
@@ -74,8 +77,7 @@ pub(super) struct Live {
     /// When the reply is taken to be complete, unless more comes; set once it seems to be.
     until: Option<Instant>,
     redactor: TextRedactor,
-    /// If they are wanted as they come.
-    thoughts: Option<Thoughts>,
+    thoughts: Thoughts,
 }
 
 /// A response whose first piece has arrived.
@@ -107,8 +109,7 @@ impl Live {
             return Ok(Opened::Whole(Box::new(reading.bill(&exchange, parsed))));
         }
         let redactor = || body.exchange.own_redactor().of_pieces();
-        let thoughts = reading.with_thoughts.then(|| Thoughts::new(redactor()));
-        let redactor = redactor();
+        let (thoughts, redactor) = (Thoughts::new(redactor()), redactor());
         let mut live = Box::new(Self {
             ready: VecDeque::new(),
             body,
@@ -202,12 +203,13 @@ impl Live {
         Ok(())
     }
 
-    /// Hands on what is new of its thoughts. `is_over`: whether they are complete.
+    /// Hands on what is new of its thoughts, or counts it. `is_over`: whether they are complete.
     fn think(&mut self, is_over: bool) {
-        let Some(thoughts) = &mut self.thoughts else { return };
-        let fresh = thoughts.next(&self.assembly, is_over);
-        if !fresh.is_empty() {
-            self.ready.push_back(ReplyChunk::Thought(fresh));
+        let fresh = self.thoughts.next(&self.assembly, is_over);
+        match self.reading.with_thoughts {
+            _ if fresh.is_empty() => {}
+            true => self.ready.push_back(ReplyChunk::Thought(fresh)),
+            false => self.reading.unseen.push(&fresh),
         }
     }
 
