@@ -4,7 +4,7 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
 
-use super::content::{finish_reason, flatten, is_blank, mend_calls, said_reason};
+use super::content::{finish_reason, flatten, is_blank, is_failure, mend_calls, said_reason};
 use super::delta::{MAX_CALLS, PartialMessage, TooManyCalls};
 use super::lenient::{self, Joiner};
 use super::reply_size::ReplySize;
@@ -356,7 +356,7 @@ impl ReplyAssembler {
 
     /// Whether the message is a complete one: nothing followed its finish reason.
     pub(super) fn is_whole(&self) -> bool {
-        !self.went_on && self.finish_reason.as_deref().is_some_and(|reason| reason != "error")
+        !self.went_on && self.finish_reason.as_deref().is_some_and(|reason| !is_failure(reason))
     }
 
     /// Whether message and usage seem complete.
@@ -404,8 +404,10 @@ fn build_reply(
     said: Option<&str>,
     usage: Option<TokenUsage>,
 ) -> Result<ParsedReply, ReplyError> {
-    if said == Some("error") {
-        return Err(ReplyError::Malformed("it ended with the finish reason `error`".to_owned()));
+    if let Some(reason) = said.filter(|said| is_failure(said)) {
+        let message = format!("the reply ended with the finish reason `{reason}`");
+        let error = UpstreamError { status: 502, message, body: None };
+        return Err(ReplyError::after(error, fields, usage));
     }
     let content = fields.shift_remove("content").unwrap_or_default();
     let content = flatten(content, &mut fields);
