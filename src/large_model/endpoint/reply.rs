@@ -77,6 +77,9 @@ struct Completion {
     usage: Value,
     #[serde(default)]
     error: Value,
+    /// Groq's: an error stands in it.
+    #[serde(default)]
+    x_groq: Value,
 }
 
 #[derive(Deserialize)]
@@ -270,8 +273,13 @@ impl ReplyAssembler {
                 return Err(ReplyError::Malformed(format!("{what}: `{head}`")));
             }
         };
-        let chunk = parsed.value;
+        let mut chunk = parsed.value;
         let usage = reported_usage(&chunk.usage);
+        if chunk.error.is_null()
+            && let Some(error) = chunk.x_groq.get_mut("error")
+        {
+            chunk.error = error.take();
+        }
         // The usual last chunk has no choice. Usage that comes with one may be a count so far.
         let has_choice = chunk.choices.as_ref().is_some_and(|choices| !choices.is_empty());
         self.is_over |= !has_choice && usage.is_some() && self.is_complete();

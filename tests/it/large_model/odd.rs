@@ -202,6 +202,11 @@ async fn errors_inside_streams_are_errors() {
             "answered 503: gone",
         ),
         (
+            "Groq's",
+            "data: {\"choices\":[],\"x_groq\":{\"id\":\"req_1\",\"error\":\"over capacity\"}}",
+            "answered 502: over capacity",
+        ),
+        (
             "by its reason",
             "data: {\"choices\":[{\"delta\":{},\"finish_reason\":\"error\"}]}",
             "finish reason `error`",
