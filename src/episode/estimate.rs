@@ -82,8 +82,13 @@ impl CallEstimate {
     }
 
     /// The usage before the call plus the estimates.
-    pub(super) fn usage(&self) -> EpisodeUsage {
+    fn usage(&self) -> EpisodeUsage {
         self.usage_with(self.used())
+    }
+
+    /// The same at its end; its own only if it `may_be_billed` by the estimate.
+    pub(super) fn ended(&self, may_be_billed: bool) -> EpisodeUsage {
+        self.usage_with(if may_be_billed { self.used() } else { RoleUsage::default() })
     }
 
     fn usage_with(&self, used: RoleUsage) -> EpisodeUsage {
@@ -118,6 +123,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
+    use crate::large_model::{Call, LargeModel, Scripted, WithFallbacks};
 
     #[test]
     fn thoughts_of_a_cancelled_call_count() {
@@ -129,5 +135,25 @@ mod tests {
         let used = tally.lock().unwrap().large_model;
         let written = TokenEstimate::of("two words").tokens();
         assert_eq!((used.calls, used.tokens), (1, TokenUsage::reported(3, written)));
+    }
+
+    #[tokio::test]
+    async fn calls_that_failed_in_place_of_one_count_though_it_is_not_billed() {
+        let failing = |status: u16| -> Arc<dyn LargeModel> {
+            Arc::new(Scripted::new("m", move |_: &Call| {
+                let (model, message) = (String::new(), String::new());
+                let (retry_after, body, billed) = (None, None, None);
+                Err(LargeModelError::Status { model, status, message, retry_after, body, billed })
+            }))
+        };
+        // A gateway's time-out may be billed.
+        let model = WithFallbacks::new(failing(503), vec![failing(504)]);
+        let (tally, before) = (Tally::default(), EpisodeUsage::default());
+        let prices = Prices::default();
+        let call = CallEstimate::begin(&tally, before, |usage| &mut usage.policy, prices, 3);
+        let asked = Call { lost: call.lost.clone(), ..Call::default() };
+        assert!(model.stream(&asked).await.is_err());
+        assert_eq!(call.ended(false).policy.calls, 1);
+        assert_eq!(call.ended(true).policy.calls, 2);
     }
 }

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 
 use super::estimate::CallEstimate;
 use super::{AnswerSource, EpisodeErrorKind, EpisodeEvent, EventSink};
-use crate::large_model::{UnseenThoughts, Waiting};
+use crate::large_model::{FailedCalls, UnseenThoughts, Waiting};
 use crate::policy::{PolicyError, TurnSink};
 use crate::protocol::{Fragment, ParsedTurn, TurnParser};
 
@@ -53,6 +53,10 @@ impl<'a> TurnWatch<'a> {
 impl TurnSink for TurnWatch<'_> {
     fn waiting(&self) -> Waiting {
         self.writing.waiting.clone()
+    }
+
+    fn lost(&self) -> FailedCalls {
+        self.writing.lost.clone()
     }
 
     fn unseen(&self) -> UnseenThoughts {
