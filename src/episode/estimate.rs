@@ -3,7 +3,7 @@
 use std::sync::{Arc, PoisonError};
 
 use super::{EpisodeUsage, RoleUsage, Tally};
-use crate::large_model::{FailedCalls, LargeModelError, Prices, UnseenThoughts, Waiting};
+use crate::large_model::{FailedCalls, LargeModelError, Prices, UnseenText, Waiting};
 use crate::token_estimate::TokenEstimate;
 use crate::trajectory::TokenUsage;
 
@@ -23,8 +23,8 @@ pub(super) struct CallEstimate {
     billed: Option<TokenUsage>,
     /// Further calls that failed in its place.
     pub(super) lost: FailedCalls,
-    /// What is thought before the texts, and not handed on.
-    pub(super) unseen: UnseenThoughts,
+    /// What is written beside the texts.
+    pub(super) unseen: UnseenText,
     /// Whether it waits to be sent.
     pub(super) waiting: Waiting,
 }
@@ -40,7 +40,7 @@ impl CallEstimate {
     ) -> Self {
         let written = TokenEstimate::default();
         let (tally, lost) = (Arc::clone(tally), FailedCalls::default());
-        let (unseen, waiting) = (UnseenThoughts::default(), Waiting::default());
+        let (unseen, waiting) = (UnseenText::default(), Waiting::default());
         let billed = None;
         let begun =
             Self { tally, before, role, prices, read, written, billed, lost, unseen, waiting };
@@ -112,7 +112,7 @@ impl Drop for CallEstimate {
     fn drop(&mut self) {
         match self.waiting.is_on() {
             true => self.tell(self.usage_with(RoleUsage::default())),
-            // Thoughts may have come since.
+            // More may have come since.
             false => self.publish(),
         }
     }

@@ -25,7 +25,7 @@ pub struct FailedUsage {
 
 impl FailedUsage {
     /// The usage of `call`, which `model` failed with `error`: none if it cannot have been billed.
-    /// What it is known to have thought counts.
+    /// What is known to have been written counts.
     pub fn of(error: &LargeModelError, model: &dyn LargeModel, call: &Call) -> Self {
         if !error.may_be_billed() {
             return Self::default();

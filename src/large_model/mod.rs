@@ -40,7 +40,7 @@ pub use outcome::{AttemptObserver, AttemptOutcome};
 pub use prices::Prices;
 pub use registry::{LargeModels, check_model_names};
 pub use scripted::Scripted;
-pub use unseen::UnseenThoughts;
+pub use unseen::UnseenText;
 pub use usage::reported_usage;
 pub use waiting::Waiting;
 
@@ -72,8 +72,8 @@ pub struct Call {
     pub caller: u64,
     /// Takes the usage of failed calls whose failure is not returned, as another model was asked.
     pub lost: FailedCalls,
-    /// Takes the thoughts that are not handed on as they come.
-    pub unseen: UnseenThoughts,
+    /// Takes what is written of its reply and not handed on as it comes.
+    pub unseen: UnseenText,
     /// Whether the caller can use a reply: others are returned, but neither cached nor taken from a
     /// cache. Without it every reply is usable.
     pub is_usable: Option<fn(&Reply) -> bool>,

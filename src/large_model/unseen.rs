@@ -1,16 +1,16 @@
-//! What a model thinks out of sight.
+//! What a model writes out of sight.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::token_estimate::TokenEstimate;
 
-/// The thoughts of a call in progress that are not handed on as they come: they are billed though
-/// the call ends without a reply. Clones share them.
+/// What is written of a reply and not handed on as it comes, as thoughts and the arguments of tools
+/// are: it is billed though the call ends without a reply. Clones share it.
 #[derive(Debug, Clone, Default)]
-pub struct UnseenThoughts(Arc<Mutex<TokenEstimate>>);
+pub struct UnseenText(Arc<Mutex<TokenEstimate>>);
 
-impl UnseenThoughts {
-    /// More was thought.
+impl UnseenText {
+    /// More was written.
     pub fn push(&self, text: &str) {
         self.lock().push(text);
     }
@@ -20,9 +20,9 @@ impl UnseenThoughts {
         std::mem::take(&mut *self.lock())
     }
 
-    /// Puts it back: the failure of the model that thought it is returned.
-    pub(super) fn put_back(&self, thoughts: TokenEstimate) {
-        *self.lock() = thoughts;
+    /// Puts it back: the failure of the model that wrote it is returned.
+    pub(super) fn put_back(&self, text: TokenEstimate) {
+        *self.lock() = text;
     }
 
     /// About how many tokens it has.

@@ -468,19 +468,27 @@ async fn thoughts_before_an_error_are_paid_for_once() {
 }
 
 #[tokio::test]
-async fn thoughts_before_a_reply_that_is_cut_are_counted() {
-    let thoughts = chunk(json!({"reasoning_content": "word ".repeat(100)}), None).to_string();
-    let length = thoughts.len() + "data: \n\n".len();
-    let script = Script::events([thoughts, "never".to_owned()]);
+async fn what_is_not_shown_of_a_reply_that_is_cut_is_counted() {
+    let thoughts = json!({"reasoning_content": "word ".repeat(100)});
+    let function = json!({"name": "f", "arguments": "word ".repeat(100)});
+    let call = json!({"tool_calls": [{"index": 0, "id": "1", "function": function}]});
+    // The event, and whatever breaks off after it.
+    let broken = |delta: &Value, cut: Cut| {
+        let event = chunk(delta.clone(), None).to_string();
+        let length = event.len() + "data: \n\n".len();
+        Script::events([event, "never".to_owned()]).cut(length, cut)
+    };
     let table = [
-        (json!({}), Cut::Close, "large_model", "scripted"),
-        (json!({"stream": true}), Cut::Close, "large_model", "scripted"),
-        (json!({"policy": "direct"}), Cut::Close, "large_model", "direct"),
-        (json!({"policy": "policy"}), Cut::Close, "policy", "policy"),
-        (json!({"deadline_ms": 500}), Cut::Stall, "large_model", "scripted"),
+        (json!({}), &thoughts, Cut::Close, "large_model", "scripted"),
+        (json!({"stream": true}), &thoughts, Cut::Close, "large_model", "scripted"),
+        (json!({"policy": "direct"}), &thoughts, Cut::Close, "large_model", "direct"),
+        (json!({"policy": "direct", "stream": true}), &call, Cut::Close, "large_model", "direct"),
+        (json!({"policy": "policy"}), &thoughts, Cut::Close, "policy", "policy"),
+        (json!({"deadline_ms": 500}), &thoughts, Cut::Stall, "large_model", "scripted"),
+        (json!({"deadline_ms": 500}), &call, Cut::Stall, "large_model", "scripted"),
     ];
-    for (mut body, cut, role, policy) in table {
-        let script = script.clone().cut(length, cut);
+    for (mut body, delta, cut, role, policy) in table {
+        let script = broken(delta, cut);
         let upstream = Loopback::answering(move |_| script.clone()).await;
         let mut setup = Setup::relay();
         setup.adapters = vec![Arc::new(remote(&upstream))];
@@ -494,7 +502,7 @@ async fn thoughts_before_a_reply_that_is_cut_are_counted() {
     }
     // At the price of the model that thought, though another one replies.
     let upstream = Loopback::start().await;
-    upstream.then(script.cut(length, Cut::Close));
+    upstream.then(broken(&thoughts, Cut::Close));
     let keys = Keys::new().await;
     let key = keys.make(json!({"budget_per_day": 1e6})).await;
     let mut setup = Setup::relay();

@@ -16,7 +16,7 @@ use super::reply::{
 use super::thoughts::Thoughts;
 use crate::compute;
 use crate::large_model::{
-    AttemptOutcome, LargeModelError, Phase, Reply, ReplyChunk, ReplyStream, UnseenThoughts,
+    AttemptOutcome, LargeModelError, Phase, Reply, ReplyChunk, ReplyStream, UnseenText,
     reply_stream,
 };
 use crate::outbound::redact::TextRedactor;
@@ -41,8 +41,8 @@ pub(super) struct Reading {
     pub(super) request: Bytes,
     /// Whether its thoughts are wanted as they come.
     pub(super) with_thoughts: bool,
-    /// Takes them where they are not.
-    pub(super) unseen: UnseenThoughts,
+    /// Takes them where they are not, and the arguments of tools.
+    pub(super) unseen: UnseenText,
 }
 
 impl Reading {
@@ -198,6 +198,7 @@ impl Live {
         if kept.structure > MAX_PARSED {
             return Err(exchange.malformed("its JSON has too many values"));
         }
+        self.reading.unseen.push(&self.assembly.take_called());
         self.think(!text.is_empty());
         self.say(text);
         Ok(())

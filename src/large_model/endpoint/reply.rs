@@ -5,7 +5,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
 
 use super::content::{finish_reason, flatten, is_blank, is_failure, mend_calls, said_reason};
-use super::delta::{MAX_CALLS, PartialMessage, TooManyCalls};
+use super::delta::{MAX_CALLS, PartialMessage, TooManyCalls, call_text};
 use super::lenient::{self, Joiner};
 use super::reply_size::ReplySize;
 use super::upstream_error::UpstreamError;
@@ -216,6 +216,8 @@ pub(super) struct ReplyAssembler {
     logprobs: Option<Map<String, Value>>,
     usage: Option<TokenUsage>,
     kept: ReplySize,
+    /// The text of calls of tools that was not taken yet.
+    called: String,
     /// Whether a delta came: a message beside or after it repeats what was said.
     has_deltas: bool,
     /// Whether more came after a finish reason, which some endpoints send with every chunk.
@@ -344,7 +346,14 @@ impl ReplyAssembler {
     /// Adds fields to the message, and returns their text.
     fn grow(&mut self, fields: Map<String, Value>) -> Result<String, ReplyError> {
         self.kept.add(&fields);
+        let calls = fields.get("tool_calls").and_then(Value::as_array).into_iter().flatten();
+        calls.filter_map(call_text).for_each(|text| self.called.push_str(text));
         Ok(self.message.get_or_insert_default().add(fields)?)
+    }
+
+    /// Takes the text of calls of tools that is new.
+    pub(super) fn take_called(&mut self) -> String {
+        std::mem::take(&mut self.called)
     }
 
     /// What is kept of the reply so far.
