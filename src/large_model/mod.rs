@@ -23,6 +23,7 @@ mod prices;
 mod registry;
 mod replies;
 mod scripted;
+mod think_tags;
 mod unseen;
 mod usage;
 mod waiting;

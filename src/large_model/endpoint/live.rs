@@ -15,6 +15,7 @@ use super::reply::{
 };
 use super::thoughts::Thoughts;
 use crate::compute;
+use crate::large_model::think_tags::{Place, Said, Written, separate};
 use crate::large_model::{
     AttemptOutcome, LargeModelError, Phase, Reply, ReplyChunk, ReplyStream, UnseenText,
     reply_stream,
@@ -41,13 +42,18 @@ pub(super) struct Reading {
     pub(super) request: Bytes,
     /// Whether its thoughts are wanted as they come.
     pub(super) with_thoughts: bool,
-    /// Takes them where they are not, and the arguments of tools.
+    /// Whether those in tags stay in its text.
+    pub(super) keeps_tags: bool,
+    /// Takes thoughts that are not wanted as they come, and the arguments of tools.
     pub(super) unseen: UnseenText,
 }
 
 impl Reading {
     /// The reply with its cost.
-    pub(super) fn bill(&self, exchange: &Exchange, parsed: ParsedReply) -> Reply {
+    pub(super) fn bill(&self, exchange: &Exchange, mut parsed: ParsedReply) -> Reply {
+        if !self.keeps_tags {
+            separate(&mut parsed.message);
+        }
         exchange.billed(parsed, &self.model, &self.request)
     }
 
@@ -78,6 +84,8 @@ pub(super) struct Live {
     until: Option<Instant>,
     redactor: TextRedactor,
     thoughts: Thoughts,
+    /// Separates thoughts in tags.
+    written: Option<Written>,
 }
 
 /// A response whose first piece has arrived.
@@ -110,6 +118,7 @@ impl Live {
         }
         let redactor = || body.exchange.own_redactor().of_pieces();
         let (thoughts, redactor) = (Thoughts::new(redactor()), redactor());
+        let written = (!reading.keeps_tags).then(|| Written::at(Place::Verbatim));
         let mut live = Box::new(Self {
             ready: VecDeque::new(),
             body,
@@ -120,6 +129,7 @@ impl Live {
             until: None,
             redactor,
             thoughts,
+            written,
         });
         live.body.lengthen(EVENTS_TO_TEXT);
         live.push(&first)?;
@@ -207,15 +217,28 @@ impl Live {
     /// Hands on what is new of its thoughts, or counts it. `is_over`: whether they are complete.
     fn think(&mut self, is_over: bool) {
         let fresh = self.thoughts.next(&self.assembly, is_over);
-        match self.reading.with_thoughts {
-            _ if fresh.is_empty() => {}
-            true => self.ready.push_back(ReplyChunk::Thought(fresh)),
-            false => self.reading.unseen.push(&fresh),
-        }
+        self.hand_on(Said { thoughts: fresh, text: String::new() });
     }
 
     fn say(&mut self, text: String) {
         let text = self.redactor.push(text);
+        self.separate(text);
+    }
+
+    fn separate(&mut self, text: String) {
+        let said = match &mut self.written {
+            Some(written) => written.push(&text),
+            None => Said { thoughts: String::new(), text },
+        };
+        self.hand_on(said);
+    }
+
+    fn hand_on(&mut self, Said { thoughts, text }: Said) {
+        match self.reading.with_thoughts {
+            _ if thoughts.is_empty() => {}
+            true => self.ready.push_back(ReplyChunk::Thought(thoughts)),
+            false => self.reading.unseen.push(&thoughts),
+        }
         if !text.is_empty() {
             self.ready.push_back(ReplyChunk::Text(text));
         }
@@ -228,9 +251,9 @@ impl Live {
         let rest = self.assembly.rest();
         self.say(rest);
         let rest = self.redactor.finish();
-        if !rest.is_empty() {
-            self.ready.push_back(ReplyChunk::Text(rest));
-        }
+        self.separate(rest);
+        let rest = self.written.as_mut().map(Written::finish);
+        self.hand_on(rest.unwrap_or_default());
         let parsed = self.assembly.finish(is_marked);
         let parsed = parsed.map_err(|fault| self.reading.error(&exchange, fault))?;
         self.ready.push_back(ReplyChunk::Done(self.reading.bill(&exchange, parsed)));
