@@ -105,6 +105,8 @@ pub struct PassedUsage {
     reported: Option<TokenUsage>,
     /// Whether that is what was reported when a message began.
     is_begun: bool,
+    /// Whether there was an error.
+    has_failed: bool,
     written: Texts,
 }
 
@@ -124,6 +126,7 @@ impl PassedUsage {
             searched: 0,
             reported: None,
             is_begun: false,
+            has_failed: false,
             written: counter.texts(),
         }
     }
@@ -245,6 +248,8 @@ impl PassedUsage {
             None => self.counter.usage(&self.request, &self.written),
         };
         match self.reported {
+            // An error in a successful response: nothing was generated.
+            None if self.has_failed && self.written.is_empty() => TokenUsage::default(),
             None => counted(),
             // The message ended before its tokens were reported.
             Some(reported) if self.is_begun => {
@@ -265,7 +270,9 @@ impl PassedUsage {
     }
 
     fn take_json(&mut self, json: &[u8]) -> bool {
-        let ResponseUsage { usage, is_begun, has_no_choice } = self.found(json).unwrap_or_default();
+        let ResponseUsage { usage, is_begun, has_no_choice, is_error } =
+            self.found(json).unwrap_or_default();
+        self.has_failed |= is_error;
         if let Some(usage) = usage {
             self.is_begun = is_begun;
             // Messages reports tokens read at the start, and tokens written at the end.

@@ -88,6 +88,8 @@ pub(super) struct ResponseUsage {
     pub(super) is_begun: bool,
     /// Whether it has a list of choices, but none in that.
     pub(super) has_no_choice: bool,
+    /// Whether it is, or has, an error.
+    pub(super) is_error: bool,
 }
 
 /// Shows the texts that a model wrote, in a response or an event of one.
@@ -146,7 +148,7 @@ impl<'de> Visitor<'de> for Response<'_> {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<ResponseUsage, A::Error> {
         // Only where an endpoint says it: a caller's own text stands deeper.
         let (mut own, mut inner) = (None, None);
-        let (mut is_begun, mut has_no_choice) = (false, false);
+        let (mut is_begun, mut has_no_choice, mut is_error) = (false, false, false);
         while let Some(Key(key)) = map.next_key()? {
             match &*key {
                 "usage" => own = usage(map.next_value::<&RawValue>()?).or(own),
@@ -158,13 +160,14 @@ impl<'de> Visitor<'de> for Response<'_> {
                     is_begun |= is_message && found.is_some();
                     inner = inner.or(found);
                 }
+                "error" => is_error |= map.next_value::<&RawValue>()?.get() != "null",
                 "choices" => has_no_choice = map.next_value_seed(Choices(self.0))? == Some(0),
                 key if SAID.contains(&key) => drop(map.next_value_seed(Text::of(self.0))?),
                 _ => drop(map.next_value::<IgnoredAny>()?),
             }
         }
         is_begun &= own.is_none();
-        Ok(ResponseUsage { usage: own.or(inner), is_begun, has_no_choice })
+        Ok(ResponseUsage { usage: own.or(inner), is_begun, has_no_choice, is_error })
     }
 }
 
@@ -424,7 +427,8 @@ mod tests {
         }
         let last = json!({"choices": [], "usage": usage}).to_string();
         let found = response_texts(last.as_bytes(), &mut |_| {}).unwrap();
-        let expected = ResponseUsage { usage: used, is_begun: false, has_no_choice: true };
+        let expected =
+            ResponseUsage { usage: used, has_no_choice: true, ..ResponseUsage::default() };
         assert_eq!(found, expected);
         assert!(response_texts(b"[1]", &mut |_| {}).is_err());
     }
