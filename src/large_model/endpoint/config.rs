@@ -56,7 +56,7 @@ pub struct LargeModelConfig {
     pub adaptive_in_flight: Option<bool>,
     /// Requests per minute; further ones wait. Applies to everything that this process sends to the
     /// same `url` with the same key, by whichever large model; of several limits, the lowest
-    /// applies. Default: no limit.
+    /// applies. Retries count and do not wait. Default: no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub requests_per_minute: Option<u32>,
     /// Tokens read and written per minute, likewise. A call is charged for the length of its text
