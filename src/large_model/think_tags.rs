@@ -109,11 +109,15 @@ fn certain(held: &str) -> usize {
     if rest.len() - end < MAX_SPACE { end } else { rest.len() }
 }
 
-/// Takes the thoughts that a message begins with, in tags, out of its text.
-pub(super) fn separate(message: &mut ChatMessage) {
-    let text = message.content.as_str().filter(|text| text.trim_start().starts_with(OPEN));
-    let Some(text) = text else { return };
-    let mut written = Written::at(Place::Verbatim);
+/// Takes the thoughts that a message begins with, in tags, out of its text. `may_be_opened`: also if
+/// only the tag that closes them is there, as where the chat template opens them.
+pub(super) fn separate(message: &mut ChatMessage, may_be_opened: bool) {
+    let Some(text) = message.content.as_str() else { return };
+    let mut written = match text.trim_start().starts_with(OPEN) {
+        true => Written::at(Place::Verbatim),
+        false if may_be_opened && is_closed(text) => Written::at(Place::Opened),
+        false => return,
+    };
     let (said, rest) = (written.push(text), written.finish());
     let mut known = THOUGHTS.iter().filter_map(|key| message.extra.get(*key)?.as_str());
     let known = known.find(|known| !known.is_empty()).unwrap_or_default();
@@ -122,6 +126,14 @@ pub(super) fn separate(message: &mut ChatMessage) {
     if !thoughts.is_empty() {
         message.extra.insert(THOUGHTS[0].to_owned(), thoughts.into());
     }
+}
+
+/// Whether thoughts end in a text: where the tag has a line of its own, it is no quotation.
+fn is_closed(text: &str) -> bool {
+    text.split_once(CLOSE).is_some_and(|(thoughts, rest)| {
+        let is_alone = thoughts.ends_with('\n') && (rest.is_empty() || rest.starts_with('\n'));
+        is_alone && !thoughts.contains(OPEN)
+    })
 }
 
 #[cfg(test)]
@@ -192,13 +204,15 @@ mod tests {
             ("<think>hm</think>Yes.", Some("so "), "Yes.", Some("so hm")),
             (" Yes. <think>", None, " Yes. <think>", None),
             ("<think>cut", None, "", Some("cut")),
+            ("hm\n</think>\n\nYes.", None, "Yes.", Some("hm")),
+            ("It ends with </think>\n", None, "It ends with </think>\n", None),
         ];
         for (text, known, expected, thoughts) in table {
             let mut message = ChatMessage::text("assistant", text);
             if let Some(known) = known {
                 message.extra.insert(THOUGHTS[0].to_owned(), known.into());
             }
-            separate(&mut message);
+            separate(&mut message, true);
             let found = message.extra.get(THOUGHTS[0]).and_then(Value::as_str);
             assert_eq!((&*message.as_text(), found), (expected, thoughts), "{text}");
         }

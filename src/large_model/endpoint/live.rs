@@ -52,7 +52,8 @@ impl Reading {
     /// The reply with its cost.
     pub(super) fn bill(&self, exchange: &Exchange, mut parsed: ParsedReply) -> Reply {
         if !self.keeps_tags {
-            separate(&mut parsed.message);
+            // What is handed on as it comes cannot be taken back.
+            separate(&mut parsed.message, !self.with_thoughts);
         }
         exchange.billed(parsed, &self.model, &self.request)
     }
