@@ -259,6 +259,11 @@ impl LargeModelConfig {
                 return Err(invalid("params", key.to_owned(), "the field is taken", hint));
             }
         }
+        // TOML has no null: it was `nan` or `inf`, which JSON does not have.
+        if let Some((key, _)) = self.params.iter().find(|(_, value)| value.is_null()) {
+            let hint = "give a finite number, or leave it out";
+            return Err(invalid("params", key.clone(), "it is no finite number", hint));
+        }
         for key in self.drop.iter().chain(self.rename.keys()).chain(self.rename.values()) {
             if matches!(key.as_str(), "model" | "messages" | "stream") {
                 let hint = "`drop` and `rename` are for fields that an endpoint refuses";
