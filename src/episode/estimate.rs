@@ -3,7 +3,7 @@
 use std::sync::{Arc, PoisonError};
 
 use super::{EpisodeUsage, RoleUsage, Tally};
-use crate::large_model::{FailedCalls, LargeModelError, Prices, UnseenText, Waiting};
+use crate::large_model::{FailedCalls, LargeModelError, Prices, UnseenUsage, Waiting};
 use crate::token_estimate::TokenEstimate;
 use crate::trajectory::TokenUsage;
 
@@ -23,8 +23,8 @@ pub(super) struct CallEstimate {
     billed: Option<TokenUsage>,
     /// Further calls that failed in its place.
     pub(super) lost: FailedCalls,
-    /// What is written beside the texts.
-    pub(super) unseen: UnseenText,
+    /// What is used beside the texts.
+    pub(super) unseen: UnseenUsage,
     /// Whether it waits to be sent.
     pub(super) waiting: Waiting,
 }
@@ -40,7 +40,7 @@ impl CallEstimate {
     ) -> Self {
         let written = TokenEstimate::default();
         let (tally, lost) = (Arc::clone(tally), FailedCalls::default());
-        let (unseen, waiting) = (UnseenText::default(), Waiting::default());
+        let (unseen, waiting) = (UnseenUsage::default(), Waiting::default());
         let billed = None;
         let begun =
             Self { tally, before, role, prices, read, written, billed, lost, unseen, waiting };
@@ -61,17 +61,12 @@ impl CallEstimate {
 
     /// Whether any text was received.
     pub(super) fn has_written(&self) -> bool {
-        self.written() > 0
-    }
-
-    /// About how many tokens were written.
-    fn written(&self) -> u64 {
-        self.written.tokens() + self.unseen.tokens()
+        self.written.tokens() > 0 || self.unseen.is_written()
     }
 
     /// The estimated usage of the call, or what is known of it.
     pub(super) fn used(&self) -> RoleUsage {
-        let estimate = || TokenUsage::reported(self.read, self.written());
+        let estimate = || self.unseen.usage(self.read, self.written.tokens());
         let tokens = self.billed.unwrap_or_else(estimate);
         RoleUsage { calls: 1, tokens, cost: self.prices.cost(tokens) }
     }
@@ -131,10 +126,16 @@ mod tests {
         let prices = Prices::default();
         let call = CallEstimate::begin(&tally, before, |usage| &mut usage.large_model, prices, 3);
         call.unseen.push("two words");
+        let unseen = call.unseen.clone();
         drop(call);
         let used = tally.lock().unwrap().large_model;
         let written = TokenEstimate::of("two words").tokens();
         assert_eq!((used.calls, used.tokens), (1, TokenUsage::reported(3, written)));
+        // Thoughts that are not sent are part of what the endpoint says.
+        unseen.report(TokenUsage::reported(7, 90));
+        assert_eq!(unseen.usage(3, 5), TokenUsage::reported(7, 90));
+        unseen.report(TokenUsage::reported(7, 1));
+        assert_eq!(unseen.usage(3, 5), TokenUsage::reported(7, written + 5));
     }
 
     #[tokio::test]

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 
 use super::estimate::CallEstimate;
 use super::{AnswerSource, EpisodeErrorKind, EpisodeEvent, EventSink};
-use crate::large_model::{FailedCalls, UnseenText, Waiting};
+use crate::large_model::{FailedCalls, UnseenUsage, Waiting};
 use crate::policy::{PolicyError, TurnSink};
 use crate::protocol::{Fragment, ParsedTurn, TurnParser};
 
@@ -59,7 +59,7 @@ impl TurnSink for TurnWatch<'_> {
         self.writing.lost.clone()
     }
 
-    fn unseen(&self) -> UnseenText {
+    fn unseen(&self) -> UnseenUsage {
         self.writing.unseen.clone()
     }
 

@@ -33,7 +33,7 @@ impl FailedUsage {
         let tokens = error.billed().unwrap_or_else(|| {
             let bytes = call.messages.iter().map(ChatMessage::text_length).sum();
             let read = compute::in_place(bytes, || estimated_tokens(&call.messages));
-            TokenUsage::reported(read, call.unseen.tokens())
+            call.unseen.usage(read, 0)
         });
         let named = call.field("model").and_then(serde_json::Value::as_str);
         let prices = model.prices_of(named).unwrap_or_else(|| model.prices());

@@ -8,7 +8,7 @@ use secrecy::SecretString;
 
 use crate::engine::{EngineError, Sampling};
 use crate::hint::{Hint, Reason};
-use crate::large_model::{FailedCalls, LargeModelError, Prices, UnseenText, Waiting};
+use crate::large_model::{FailedCalls, LargeModelError, Prices, UnseenUsage, Waiting};
 use crate::protocol::Piece;
 use crate::tokenization::{TokenizeError, TokenizerError};
 use crate::trajectory::{TokenTrace, TokenUsage, TurnFinish};
@@ -103,9 +103,9 @@ pub trait TurnSink: Send {
         FailedCalls::default()
     }
 
-    /// Takes what such a policy writes beside the text of a turn.
-    fn unseen(&self) -> UnseenText {
-        UnseenText::default()
+    /// Takes what such a policy uses beside the text of a turn.
+    fn unseen(&self) -> UnseenUsage {
+        UnseenUsage::default()
     }
 }
 

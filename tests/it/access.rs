@@ -469,12 +469,16 @@ async fn thoughts_before_an_error_are_paid_for_once() {
 
 #[tokio::test]
 async fn what_is_not_shown_of_a_reply_that_is_cut_is_counted() {
-    let thoughts = json!({"reasoning_content": "word ".repeat(100)});
+    let thoughts = chunk(json!({"reasoning_content": "word ".repeat(100)}), None);
     let function = json!({"name": "f", "arguments": "word ".repeat(100)});
     let call = json!({"tool_calls": [{"index": 0, "id": "1", "function": function}]});
+    let call = chunk(call, None);
+    // Google says with every event what was used so far, thoughts that it does not send included.
+    let mut hidden = chunk(json!({"content": "a"}), None);
+    hidden["usage"] = json!({"prompt_tokens": 3, "completion_tokens": 120});
     // The event, and whatever breaks off after it.
-    let broken = |delta: &Value, cut: Cut| {
-        let event = chunk(delta.clone(), None).to_string();
+    let broken = |event: &Value, cut: Cut| {
+        let event = event.to_string();
         let length = event.len() + "data: \n\n".len();
         Script::events([event, "never".to_owned()]).cut(length, cut)
     };
@@ -486,9 +490,11 @@ async fn what_is_not_shown_of_a_reply_that_is_cut_is_counted() {
         (json!({"policy": "policy"}), &thoughts, Cut::Close, "policy", "policy"),
         (json!({"deadline_ms": 500}), &thoughts, Cut::Stall, "large_model", "scripted"),
         (json!({"deadline_ms": 500}), &call, Cut::Stall, "large_model", "scripted"),
+        (json!({}), &hidden, Cut::Close, "large_model", "scripted"),
+        (json!({"policy": "policy"}), &hidden, Cut::Close, "policy", "policy"),
     ];
-    for (mut body, delta, cut, role, policy) in table {
-        let script = broken(delta, cut);
+    for (mut body, event, cut, role, policy) in table {
+        let script = broken(event, cut);
         let upstream = Loopback::answering(move |_| script.clone()).await;
         let mut setup = Setup::relay();
         setup.adapters = vec![Arc::new(remote(&upstream))];

@@ -17,7 +17,7 @@ use super::thoughts::Thoughts;
 use crate::compute;
 use crate::large_model::think_tags::{Place, Said, Written, separate};
 use crate::large_model::{
-    AttemptOutcome, LargeModelError, Phase, Reply, ReplyChunk, ReplyStream, UnseenText,
+    AttemptOutcome, LargeModelError, Phase, Reply, ReplyChunk, ReplyStream, UnseenUsage,
     reply_stream,
 };
 use crate::outbound::redact::TextRedactor;
@@ -44,8 +44,9 @@ pub(super) struct Reading {
     pub(super) with_thoughts: bool,
     /// Whether those in tags stay in its text.
     pub(super) keeps_tags: bool,
-    /// Takes thoughts that are not wanted as they come, and the arguments of tools.
-    pub(super) unseen: UnseenText,
+    /// Takes what is used beside its text: thoughts that are not wanted as they come, and the
+    /// arguments of tools.
+    pub(super) unseen: UnseenUsage,
 }
 
 impl Reading {
@@ -210,6 +211,9 @@ impl Live {
             return Err(exchange.malformed("its JSON has too many values"));
         }
         self.reading.unseen.push(&self.assembly.take_called());
+        if let Some(usage) = self.assembly.reported() {
+            self.reading.unseen.report(usage);
+        }
         self.think(!text.is_empty());
         self.say(text);
         Ok(())

@@ -351,6 +351,11 @@ impl ReplyAssembler {
         Ok(self.message.get_or_insert_default().add(fields)?)
     }
 
+    /// What the endpoint says that it used so far.
+    pub(super) fn reported(&self) -> Option<TokenUsage> {
+        self.usage
+    }
+
     /// Takes the text of calls of tools that is new.
     pub(super) fn take_called(&mut self) -> String {
         std::mem::take(&mut self.called)
