@@ -67,9 +67,8 @@ impl EnvironmentConfig {
         let wrong = |reason: Reason| Err(ConfigError::Setting(reason));
         check_version(self.schema_version)?;
         self.limits.check("limits").or_else(wrong)?;
-        // The other settings of `server` have no effect here.
+        self.server.check().or_else(wrong)?;
         for (key, value) in [
-            ("server.body_timeout_s", self.server.body_timeout_s),
             ("episodes.max_open", self.episodes.max_open as u64),
             ("episodes.idle_ms", self.episodes.idle_ms),
         ] {

@@ -91,6 +91,10 @@ fn settings_that_cannot_be_are_named() {
         ("episode.max_cost = nan", "`episode.max_cost` is NaN, but"),
         ("episode.max_cost = inf", "`episode.max_cost` is inf, but"),
         ("server.idle_timeout_s = 0", "`server.idle_timeout_s` must be at least 1"),
+        (
+            "server.header_timeout_s = 9223372036854775807",
+            "`server.header_timeout_s` = 9223372036854775807 is more than",
+        ),
         ("server.max_in_flight = 0", "`server.max_in_flight` must be at least 1"),
         ("record = { folder = \"x\", queue = 0 }", "`record.queue` must be at least 1"),
         (

@@ -3,7 +3,7 @@
 use std::sync::{Arc, PoisonError};
 
 use super::{EpisodeUsage, Tally};
-use crate::large_model::{CallUsage, FailedCalls, LargeModelError, Prices, Waiting};
+use crate::large_model::{CallUsage, FailedCalls, LargeModelError, Prices, UnseenUsage, Waiting};
 use crate::token_estimate::TokenEstimate;
 use crate::trajectory::TokenUsage;
 
@@ -23,6 +23,8 @@ pub(super) struct CallEstimate {
     billed: Option<TokenUsage>,
     /// Further calls that failed in its place.
     pub(super) lost: FailedCalls,
+    /// What is used beside the texts.
+    pub(super) unseen: UnseenUsage,
     /// Whether it waits to be sent.
     pub(super) waiting: Waiting,
 }
@@ -37,10 +39,11 @@ impl CallEstimate {
         read: u64,
     ) -> Self {
         let written = TokenEstimate::default();
-        let (tally, lost, waiting) =
-            (Arc::clone(tally), FailedCalls::default(), Waiting::default());
+        let (tally, lost) = (Arc::clone(tally), FailedCalls::default());
+        let (unseen, waiting) = (UnseenUsage::default(), Waiting::default());
+        let billed = None;
         let begun =
-            Self { tally, before, role, prices, read, written, billed: None, lost, waiting };
+            Self { tally, before, role, prices, read, written, billed, lost, unseen, waiting };
         begun.publish();
         begun
     }
@@ -58,12 +61,12 @@ impl CallEstimate {
 
     /// Whether any text was received.
     pub(super) fn has_written(&self) -> bool {
-        self.written.tokens() > 0
+        self.written.tokens() > 0 || self.unseen.is_written()
     }
 
     /// The estimated usage of the call, or what is known of it.
     pub(super) fn used(&self) -> CallUsage {
-        let estimate = || TokenUsage::reported(self.read, self.written.tokens());
+        let estimate = || self.unseen.usage(self.read, self.written.tokens());
         let tokens = self.billed.unwrap_or_else(estimate);
         CallUsage { calls: 1, tokens, cost: self.prices.cost(tokens) }
     }
@@ -74,8 +77,13 @@ impl CallEstimate {
     }
 
     /// The usage before the call plus the estimates.
-    pub(super) fn usage(&self) -> EpisodeUsage {
+    fn usage(&self) -> EpisodeUsage {
         self.usage_with(self.used())
+    }
+
+    /// The same at its end; its own only if it `may_be_billed` by the estimate.
+    pub(super) fn ended(&self, may_be_billed: bool) -> EpisodeUsage {
+        self.usage_with(if may_be_billed { self.used() } else { CallUsage::default() })
     }
 
     fn usage_with(&self, used: CallUsage) -> EpisodeUsage {
@@ -97,8 +105,56 @@ impl CallEstimate {
 
 impl Drop for CallEstimate {
     fn drop(&mut self) {
-        if self.waiting.is_on() {
-            self.tell(self.usage_with(CallUsage::default()));
+        match self.waiting.is_on() {
+            true => self.tell(self.usage_with(CallUsage::default())),
+            // More may have come since.
+            false => self.publish(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use crate::large_model::{Call, LargeModel, Scripted, WithFallbacks};
+
+    #[test]
+    fn thoughts_of_a_cancelled_call_count() {
+        let (tally, before) = (Tally::default(), EpisodeUsage::default());
+        let prices = Prices::default();
+        let call = CallEstimate::begin(&tally, before, |usage| &mut usage.large_model, prices, 3);
+        call.unseen.push("two words");
+        let unseen = call.unseen.clone();
+        drop(call);
+        let used = tally.lock().unwrap().large_model;
+        let written = TokenEstimate::of("two words").tokens();
+        assert_eq!((used.calls, used.tokens), (1, TokenUsage::reported(3, written)));
+        // Thoughts that are not sent are part of what the endpoint says.
+        unseen.report(TokenUsage::reported(7, 90));
+        assert_eq!(unseen.usage(3, 5), TokenUsage::reported(7, 90));
+        unseen.report(TokenUsage::reported(7, 1));
+        assert_eq!(unseen.usage(3, 5), TokenUsage::reported(7, written + 5));
+    }
+
+    #[tokio::test]
+    async fn calls_that_failed_in_place_of_one_count_though_it_is_not_billed() {
+        let failing = |status: u16| -> Arc<dyn LargeModel> {
+            Arc::new(Scripted::new("m", move |_: &Call| {
+                let (model, message) = (String::new(), String::new());
+                let (retry_after, body, billed) = (None, None, None);
+                Err(LargeModelError::Status { model, status, message, retry_after, body, billed })
+            }))
+        };
+        // A gateway's time-out may be billed.
+        let model = WithFallbacks::new(failing(503), vec![failing(504)]);
+        let (tally, before) = (Tally::default(), EpisodeUsage::default());
+        let prices = Prices::default();
+        let call = CallEstimate::begin(&tally, before, |usage| &mut usage.policy, prices, 3);
+        let asked = Call { lost: call.lost.clone(), ..Call::default() };
+        assert!(model.stream(&asked).await.is_err());
+        assert_eq!(call.ended(false).policy.calls, 1);
+        assert_eq!(call.ended(true).policy.calls, 2);
     }
 }

@@ -463,7 +463,7 @@ impl Run<'_> {
 
     /// Ends the estimate of a call, which counts if it may have been billed.
     fn end_estimate(&mut self, call: CallEstimate, is_billed: bool) {
-        self.usage = if is_billed { call.usage() } else { self.usage };
+        self.usage = call.ended(is_billed);
         drop(call);
         self.tally();
     }

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 
 use super::estimate::CallEstimate;
 use super::{AnswerSource, EpisodeErrorKind, EpisodeEvent, EventSink};
-use crate::large_model::Waiting;
+use crate::large_model::{FailedCalls, UnseenUsage, Waiting};
 use crate::policy::{PolicyError, TurnSink};
 use crate::protocol::{Fragment, ParsedTurn, TurnParser};
 
@@ -53,6 +53,14 @@ impl<'a> TurnWatch<'a> {
 impl TurnSink for TurnWatch<'_> {
     fn waiting(&self) -> Waiting {
         self.writing.waiting.clone()
+    }
+
+    fn lost(&self) -> FailedCalls {
+        self.writing.lost.clone()
+    }
+
+    fn unseen(&self) -> UnseenUsage {
+        self.writing.unseen.clone()
     }
 
     async fn text(&mut self, text: &str) -> Result<ControlFlow<()>, PolicyError> {

@@ -166,6 +166,9 @@ impl Default for ServerConfig {
     }
 }
 
+/// The longest time-out, seconds: a year. The clock has no times for the longest numbers.
+const LONGEST_S: u64 = 365 * 24 * 60 * 60;
+
 impl ServerConfig {
     /// Checks the numbers.
     ///
@@ -185,6 +188,12 @@ impl ServerConfig {
             if value == 0 {
                 return Err(reason!(
                     "`server.{key}` must be at least 1"; hint: "leave it out for the default"
+                ));
+            }
+            if key.ends_with("_s") && value > LONGEST_S {
+                return Err(reason!(
+                    "`server.{key}` = {value} is more than {LONGEST_S}, a year";
+                    hint: "leave it out for the default"
                 ));
             }
         }

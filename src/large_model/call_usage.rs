@@ -53,6 +53,7 @@ impl CallUsage {
     }
 
     /// The usage of `call`, which `model` failed with `error`: none if it cannot have been billed.
+    /// What is known to have been written counts.
     pub fn of_failed(error: &LargeModelError, model: &dyn LargeModel, call: &Call) -> Self {
         if !error.may_be_billed() {
             return Self::default();
@@ -60,7 +61,7 @@ impl CallUsage {
         let tokens = error.billed().unwrap_or_else(|| {
             let bytes = call.messages.iter().map(ChatMessage::text_length).sum();
             let read = compute::in_place(bytes, || estimated_tokens(&call.messages));
-            TokenUsage::reported(read, 0)
+            call.unseen.usage(read, 0)
         });
         let named = call.field("model").and_then(serde_json::Value::as_str);
         let prices = model.prices_of(named).unwrap_or_else(|| model.prices());

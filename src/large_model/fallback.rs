@@ -35,6 +35,7 @@ impl WithFallbacks {
         let (lost, without_first) = (call.lost.clone(), FailedCalls::default());
         without_first.set(lost.used());
         lost.add(CallUsage::of_failed(&first, &*self.first, call));
+        let unseen = call.unseen.take();
         // Another model's id at the first endpoint means nothing to the others.
         let mut call = call.clone();
         call.remove("model");
@@ -56,12 +57,14 @@ impl WithFallbacks {
             for lost in [&lost, &without_first] {
                 lost.add(CallUsage::of_failed(&error, &**model, &call));
             }
+            call.unseen.take();
             if !error.is_worth_another_model() {
                 break;
             }
             failed = (model.name(), AttemptOutcome::from(&error));
         }
         lost.set(without_first.used());
+        call.unseen.put_back(unseen);
         Err(first)
     }
 }

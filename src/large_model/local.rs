@@ -17,14 +17,13 @@ use crate::tokenization::{
 };
 use crate::trajectory::TokenUsage;
 
+use super::think_tags::{Place, Said, Written};
 use super::{Call, LargeModel, LargeModelError, Prices, Reply, ReplyChunk, ReplyStream, THOUGHTS};
 
 mod params;
-mod thoughts;
 
 pub use params::check_local_params;
 use params::{LIMITS, PARAMS, check, max_tokens, sampling};
-use thoughts::{Place, Said, Written};
 
 /// Tokens of a reply at most, unless the call says otherwise: a model that finds no end would
 /// write until its context is full.

@@ -24,6 +24,8 @@ mod prices;
 mod registry;
 mod replies;
 mod scripted;
+mod think_tags;
+mod unseen;
 mod usage;
 mod waiting;
 
@@ -41,6 +43,7 @@ pub use outcome::{AttemptObserver, AttemptOutcome};
 pub use prices::Prices;
 pub use registry::{LargeModels, check_model_names};
 pub use scripted::Scripted;
+pub use unseen::UnseenUsage;
 pub use usage::reported_usage;
 pub use waiting::Waiting;
 
@@ -72,6 +75,8 @@ pub struct Call {
     pub caller: u64,
     /// Takes the usage of failed calls whose failure is not returned, as another model was asked.
     pub lost: FailedCalls,
+    /// Takes what it uses beside the text that is handed on as it comes.
+    pub unseen: UnseenUsage,
     /// Whether the caller can use a reply: others are returned, but neither cached nor taken from a
     /// cache. Without it every reply is usable.
     pub is_usable: Option<fn(&Reply) -> bool>,

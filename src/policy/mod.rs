@@ -8,7 +8,7 @@ use secrecy::SecretString;
 
 use crate::engine::{EngineError, Sampling};
 use crate::hint::{Hint, Reason};
-use crate::large_model::{LargeModelError, Prices, Waiting};
+use crate::large_model::{FailedCalls, LargeModelError, Prices, UnseenUsage, Waiting};
 use crate::protocol::Piece;
 use crate::tokenization::{TokenizeError, TokenizerError};
 use crate::trajectory::{TokenTrace, TokenUsage, TurnFinish};
@@ -97,6 +97,16 @@ pub trait TurnSink: Send {
     fn waiting(&self) -> Waiting {
         Waiting::default()
     }
+
+    /// Takes the usage of such a policy's failed calls in whose place another model was asked.
+    fn lost(&self) -> FailedCalls {
+        FailedCalls::default()
+    }
+
+    /// Takes what such a policy uses beside the text of a turn.
+    fn unseen(&self) -> UnseenUsage {
+        UnseenUsage::default()
+    }
 }
 
 #[cfg(test)]
@@ -113,8 +123,8 @@ impl TurnSink for String {
 pub struct PolicyTurn {
     /// Why it stopped.
     pub finish: TurnFinish,
-    /// Usage of the turn. A policy that reuses the computation of earlier turns still reports every
-    /// token it was conditioned on.
+    /// Usage of the turn, without [`TurnSink::lost`]. A policy that reuses the computation of
+    /// earlier turns still reports every token it was conditioned on.
     pub usage: TokenUsage,
     /// Cost of the turn, in the operator's currency; 0 for a policy that runs here.
     pub cost: f64,

@@ -126,6 +126,8 @@ impl PolicySession for RemoteSession {
             keeps_tags: true,
             authorization: self.authorization.clone(),
             caller: self.caller,
+            lost: sink.lost(),
+            unseen: sink.unseen(),
             waiting: sink.waiting(),
             ..Call::default()
         };
@@ -158,10 +160,7 @@ impl PolicySession for RemoteSession {
                         "length" if listening => TurnFinish::Length,
                         _ => TurnFinish::Stop,
                     };
-                    let (mut usage, lost) = (reply.usage, call.lost.used());
-                    usage += lost.tokens;
-                    let cost = reply.cost + lost.cost;
-                    return Ok(PolicyTurn { finish, usage, cost });
+                    return Ok(PolicyTurn { finish, usage: reply.usage, cost: reply.cost });
                 }
             }
         }

@@ -30,6 +30,8 @@ use files::Files;
 
 /// Records that are written together at most.
 const BATCH: usize = 64;
+/// To a batch of so many bytes, none is added: a database may be slow.
+const BATCH_BYTES: usize = 4 * 1024 * 1024;
 
 /// One line, or the column `record` of a row: an episode and its request.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -186,10 +188,16 @@ impl Recorder {
             // Connects to the database before there is anything to write.
             sink.write(&[]);
             while let Ok(record) = waiting.recv() {
+                let mut bytes = record.bytes();
                 let mut records = vec![record];
-                records.extend(waiting.try_iter().take(BATCH - 1));
+                while records.len() < BATCH
+                    && bytes < BATCH_BYTES
+                    && let Ok(record) = waiting.try_recv()
+                {
+                    bytes += record.bytes();
+                    records.push(record);
+                }
                 let written = sink.write(&records);
-                let bytes = records.iter().map(|record| record.bytes()).sum();
                 counted.waiting.fetch_sub(bytes, Ordering::Relaxed);
                 counted.written.fetch_add(written as u64, Ordering::Relaxed);
                 let dropped = records.len() - written;

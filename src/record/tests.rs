@@ -1,6 +1,8 @@
 #![allow(clippy::unwrap_used)]
 
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::mpsc::Receiver;
 
 use super::*;
 use crate::episode::{AnswerSource, EpisodeUsage, FinishReason};
@@ -163,4 +165,37 @@ fn what_is_wrong_with_the_url_of_a_database_is_said_without_it() {
         let error = Recorder::start(&config, &urls).unwrap_err().to_string();
         assert!(error.contains("`RECORDS`") && !error.contains("planted"), "{error}");
     }
+}
+
+/// Counts the records of each write. The first, which has none, waits for a sign.
+struct Batches {
+    go_on: Receiver<()>,
+    counts: Arc<Mutex<Vec<usize>>>,
+}
+
+impl Sink for Batches {
+    fn write(&mut self, records: &[Box<Record>]) -> usize {
+        if records.is_empty() {
+            self.go_on.recv().unwrap();
+        } else {
+            self.counts.lock().unwrap().push(records.len());
+        }
+        records.len()
+    }
+}
+
+#[test]
+fn long_records_are_not_written_together() {
+    let folder = tempfile::tempdir().unwrap();
+    let long = || Record { question: "a".repeat(BATCH_BYTES), ..record(0) };
+    let (sign, go_on) = std::sync::mpsc::channel();
+    let counts = Arc::<Mutex<Vec<usize>>>::default();
+    let sink = Batches { go_on, counts: Arc::clone(&counts) };
+    let recorder = Recorder::spawn(&config(folder.path()), |_| Ok(Box::new(sink))).unwrap();
+    for record in [record(1), record(2), long(), long(), record(3)] {
+        recorder.offer(record);
+    }
+    sign.send(()).unwrap();
+    drop(recorder);
+    assert_eq!(*counts.lock().unwrap(), [3, 1, 1]);
 }

@@ -10,6 +10,7 @@ use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::chat_streams::remote;
 use crate::eventually::eventually;
 use crate::loopback::{Cut, Loopback, Script, chunk};
 use crate::process::{self, Process, command, configuration, run};
@@ -462,6 +463,63 @@ async fn thoughts_before_an_error_are_paid_for_once() {
     assert_eq!(response.headers()["x-should-retry"], "false");
     response.text().await.unwrap();
     assert_eq!(upstream.requests().len(), 1);
+    let counted = passed::counted(&keys, &key).await;
+    assert!((80..200).contains(&counted), "{counted}");
+}
+
+#[tokio::test]
+async fn what_is_not_shown_of_a_reply_that_is_cut_is_counted() {
+    let thoughts = chunk(json!({"reasoning_content": "word ".repeat(100)}), None);
+    let function = json!({"name": "f", "arguments": "word ".repeat(100)});
+    let call = json!({"tool_calls": [{"index": 0, "id": "1", "function": function}]});
+    let call = chunk(call, None);
+    // Google says with every event what was used so far, thoughts that it does not send included.
+    let mut hidden = chunk(json!({"content": "a"}), None);
+    hidden["usage"] = json!({"prompt_tokens": 3, "completion_tokens": 120});
+    // The event, and whatever breaks off after it.
+    let broken = |event: &Value, cut: Cut| {
+        let event = event.to_string();
+        let length = event.len() + "data: \n\n".len();
+        Script::events([event, "never".to_owned()]).cut(length, cut)
+    };
+    let table = [
+        (json!({}), &thoughts, Cut::Close, "large_model", "scripted"),
+        (json!({"stream": true}), &thoughts, Cut::Close, "large_model", "scripted"),
+        (json!({"policy": "direct"}), &thoughts, Cut::Close, "large_model", "direct"),
+        (json!({"policy": "direct", "stream": true}), &call, Cut::Close, "large_model", "direct"),
+        (json!({"policy": "policy"}), &thoughts, Cut::Close, "policy", "policy"),
+        (json!({"deadline_ms": 500}), &thoughts, Cut::Stall, "large_model", "scripted"),
+        (json!({"deadline_ms": 500}), &call, Cut::Stall, "large_model", "scripted"),
+        (json!({}), &hidden, Cut::Close, "large_model", "scripted"),
+        (json!({"policy": "policy"}), &hidden, Cut::Close, "policy", "policy"),
+    ];
+    for (mut body, event, cut, role, policy) in table {
+        let script = broken(event, cut);
+        let upstream = Loopback::answering(move |_| script.clone()).await;
+        let mut setup = Setup::relay();
+        setup.adapters = vec![Arc::new(remote(&upstream))];
+        let server = setup.start(&upstream).await;
+        body["question"] = json!("a");
+        server.ask("/v1/solve", body.clone()).await.text().await.unwrap();
+        let labels = format!("role=\"{role}\",kind=\"completion\",policy=\"{policy}\"");
+        let counted = server.metric(&format!("prompt_r1_tokens_total{{{labels}}}")).await;
+        assert!((80.0..200.0).contains(&counted), "{body}: {counted}");
+        assert_eq!(upstream.requests().len(), 1, "{body}");
+    }
+    // At the price of the model that thought, though another one replies.
+    let upstream = Loopback::start().await;
+    upstream.then(broken(&thoughts, Cut::Close));
+    let keys = Keys::new().await;
+    let key = keys.make(json!({"budget_per_day": 1e6})).await;
+    let mut setup = Setup::relay();
+    setup.endpoint = json!({"prices": {"output_per_million": 1e6}, "fallbacks": ["other"]});
+    let other = json!({"url": upstream.url(), "model": "other", "prices": {}});
+    setup.others.insert("other".to_owned(), other);
+    setup.access = Some(keys.access().await);
+    let server = setup.start(&upstream).await;
+    let response = solve(&server, &key).await;
+    assert_eq!(response.status(), 200);
+    response.text().await.unwrap();
     let counted = passed::counted(&keys, &key).await;
     assert!((80..200).contains(&counted), "{counted}");
 }

@@ -221,12 +221,19 @@ async fn errors_have_anthropics_form() {
     let server = Setup::relay().start(&upstream).await;
     let unknown = json!({"role": "user", "content": [{"type": "video"}]});
     let format = json!({"format": {"type": "json_schema", "schema": 7}});
+    let clearing = |what: &str| {
+        let edit = json!({"type": format!("clear_{what}")});
+        json!({"context_management": {"edits": [edit]}})
+    };
     let table = [
         (json!({"max_tokens": null}), 400, "invalid_request_error", "`max_tokens`"),
         (json!({"max_tokens": 0}), 400, "invalid_request_error", "`max_tokens`"),
         (json!({"messages": [unknown]}), 400, "invalid_request_error", "content[0].type`"),
         (json!({"output_config": format}), 400, "invalid_request_error", "output_config.format"),
         (json!({"mcp_servers": [{}]}), 400, "invalid_request_error", "`mcp_servers`"),
+        (clearing("tool_uses_20250919"), 400, "invalid_request_error", "`context_management`"),
+        // Done anyway.
+        (clearing("thinking_20251015"), 429, "rate_limit_error", "one at a time"),
         (json!({"tools": [{"type": "bash_20250124"}]}), 400, "invalid_request_error", "tools[0]"),
         (json!({"temprature": 1}), 400, "invalid_request_error", "did you mean `temperature`?"),
         (json!({"temperature": 1.5}), 400, "invalid_request_error", "is not between 0 and 1"),

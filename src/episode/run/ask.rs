@@ -239,6 +239,7 @@ impl Run<'_> {
             authorization: self.request.authorization.clone(),
             caller: self.request.caller,
             lost: replying.lost.clone(),
+            unseen: replying.unseen.clone(),
             waiting: replying.waiting.clone(),
             ..Call::default()
         };

@@ -1,6 +1,7 @@
 //! What the limits of a key say about requests that are passed through: as how many each counts,
-//! and that none may have results made later, which are fetched by requests that are free: what
-//! they cost is never seen.
+//! that none may be answered by another model than the one that is checked and priced, and that
+//! none may have results made later, which are fetched by requests that are free: what they cost is
+//! never seen.
 
 use std::fmt;
 
@@ -18,6 +19,8 @@ use crate::http::error::{ApiError, shorten};
 use crate::surrogates;
 
 const BACKGROUND: &str = "background";
+/// The fields with models that answer in place of `model`: OpenRouter's, and LiteLLM's.
+const OTHER_MODELS: [&str; 2] = ["models", "fallbacks"];
 /// The fields with the number of answers.
 const ANSWERS: [&str; 2] = ["n", "best_of"];
 /// Resources that work later, or elsewhere.
@@ -62,6 +65,16 @@ pub(super) async fn check(
         let error = ApiError::bad_request("unsupported_parameter", message);
         return Err(error.with_param(BACKGROUND));
     }
+    if (caller.is_limited() || caller.has_models())
+        && let Some(name) = fields.other_models
+    {
+        let message = reason!(
+            "`{name}` is not supported with a key that has a list of models, a budget or a limit on tokens: another model than `model` may answer";
+            hint: "leave it out"
+        );
+        let error = ApiError::bad_request("unsupported_parameter", message);
+        return Err(error.with_param(name));
+    }
     caller.admit_more(fields.answers.saturating_sub(1)).await
 }
 
@@ -75,7 +88,7 @@ fn fields(headers: &HeaderMap, body: &[u8]) -> Fields {
     if let Some(boundary) = multipart::boundary(headers) {
         let values = multipart::values(body, &boundary, &ANSWERS);
         let answers = values.map(|value| count(&String::from_utf8_lossy(value))).max();
-        return Fields { answers: answers.unwrap_or(0), has_background: false };
+        return Fields { answers: answers.unwrap_or(0), ..Fields::default() };
     }
     let body = without_bom(body);
     let read = |body: &[u8]| serde_json::from_slice::<Fields>(body).ok();
@@ -91,6 +104,8 @@ struct Fields {
     answers: u32,
     /// Whether any of that name is true.
     has_background: bool,
+    /// A field with other models.
+    other_models: Option<&'static str>,
 }
 
 impl<'de> Deserialize<'de> for Fields {
@@ -110,6 +125,10 @@ impl<'de> Deserialize<'de> for Fields {
                     let is = |known: &str| name.eq_ignore_ascii_case(known);
                     if is(BACKGROUND) {
                         fields.has_background |= map.next_value::<&RawValue>()?.get() == "true";
+                    } else if let Some(known) = OTHER_MODELS.into_iter().find(|known| is(known)) {
+                        if !matches!(map.next_value::<&RawValue>()?.get(), "null" | "[]") {
+                            fields.other_models = Some(known);
+                        }
                     } else if ANSWERS.into_iter().any(is) {
                         let answers = answers(map.next_value::<&RawValue>()?.get());
                         fields.answers = fields.answers.max(answers);
@@ -169,6 +188,13 @@ mod tests {
         ] {
             let found = fields(&HeaderMap::new(), body.as_bytes());
             assert_eq!((found.answers, found.has_background), (answers, has_background), "{body}");
+        }
+        for (body, expected) in [
+            (r#"{"models": ["a"]}"#, Some("models")),
+            (r#"{"Fallbacks": [{"model": "a"}], "models": null}"#, Some("fallbacks")),
+            (r#"{"models": [], "metadata": {"models": ["a"]}}"#, None),
+        ] {
+            assert_eq!(fields(&HeaderMap::new(), body.as_bytes()).other_models, expected, "{body}");
         }
         let kind = HeaderValue::from_static("multipart/form-data; boundary=x");
         let headers = HeaderMap::from_iter([(header::CONTENT_TYPE, kind)]);

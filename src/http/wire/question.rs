@@ -9,9 +9,9 @@ use crate::engine::Sampling;
 use crate::episode::EpisodeRequest;
 use crate::http::error::{ApiError, shorten};
 
-/// A message of a conversation. Unlisted fields reach the large model unchanged, except thoughts of
-/// earlier answers (`reasoning_content` and `reasoning`): beside `tool_calls` they reach models that
-/// need them.
+/// A message of a conversation. Unlisted fields reach the large model unchanged, except those that
+/// are null or an empty list, and thoughts of earlier answers (`reasoning_content` and `reasoning`):
+/// beside `tool_calls` these reach models that need them.
 #[derive(ToSchema)]
 #[allow(dead_code)] // Describes `chat::ChatMessage`.
 pub(in crate::http) struct Message {

@@ -107,6 +107,8 @@ impl Endpoint {
                     model: model.to_owned(),
                     request: fields.body.clone(),
                     with_thoughts: call.with_thoughts,
+                    keeps_tags: call.keeps_tags,
+                    unseen: call.unseen.clone(),
                 };
                 attempt(Arc::clone(&exchange), self.request(fields.body.clone()), reading)
                     .inspect_err(|error| exchange.failed(error))

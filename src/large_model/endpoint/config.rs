@@ -56,7 +56,7 @@ pub struct LargeModelConfig {
     pub adaptive_in_flight: Option<bool>,
     /// Requests per minute; further ones wait. Applies to everything that this process sends to the
     /// same `url` with the same key, by whichever large model; of several limits, the lowest
-    /// applies. Default: no limit.
+    /// applies. Retries count and do not wait. Default: no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub requests_per_minute: Option<u32>,
     /// Tokens read and written per minute, likewise. A call is charged for the length of its text
@@ -258,6 +258,11 @@ impl LargeModelConfig {
                     "the request sets it itself; the model's id is the key `model` beside `params`";
                 return Err(invalid("params", key.to_owned(), "the field is taken", hint));
             }
+        }
+        // TOML has no null: it was `nan` or `inf`, which JSON does not have.
+        if let Some((key, _)) = self.params.iter().find(|(_, value)| value.is_null()) {
+            let hint = "give a finite number, or leave it out";
+            return Err(invalid("params", key.clone(), "it is no finite number", hint));
         }
         for key in self.drop.iter().chain(self.rename.keys()).chain(self.rename.values()) {
             if matches!(key.as_str(), "model" | "messages" | "stream") {

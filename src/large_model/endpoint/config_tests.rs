@@ -100,6 +100,10 @@ fn values_out_of_range() {
             "`large_models.x.timeouts.total_ms` = `9000000000`",
         ),
         (
+            "[params]\ntemperature = nan",
+            "`large_models.x.params` = `temperature`: it is no finite number",
+        ),
+        (
             "[prices]\ninput_per_million = -5.0",
             "`large_models.x.prices.input_per_million` = `-5`: it is negative",
         ),

@@ -118,12 +118,52 @@ pub(super) fn is_blank(value: &Value) -> bool {
     }
 }
 
+/// Whether a finish reason says that the endpoint failed before the reply was complete.
+pub(super) fn is_failure(said: &str) -> bool {
+    const FAILURES: [&str; 12] = [
+        "error",
+        // vLLM and SGLang.
+        "abort",
+        // DeepSeek.
+        "insufficient_system_resource",
+        // Zhipu.
+        "network_error",
+        // Cohere.
+        "error_toxic",
+        "error_limit",
+        "timeout",
+        // IBM.
+        "cancelled",
+        "time_limit",
+        // Google.
+        "malformed_function_call",
+        "function_call_filter: malformed_function_call",
+        "function_call_filter: unexpected_tool_call",
+    ];
+    FAILURES.iter().any(|known| said.eq_ignore_ascii_case(known))
+}
+
 /// The finish reason by OpenAI's names, which typed clients require.
 pub(super) fn finish_reason(said: Option<&str>, has_calls: bool) -> &'static str {
     let said = said.unwrap_or_default().to_ascii_lowercase();
     match said.as_str() {
-        "length" | "max_tokens" | "model_length" | "max_length" | "max_output_tokens" => "length",
-        "content_filter" | "safety" | "recitation" | "blocklist" | "prohibited_content"
+        "length"
+        | "max_tokens"
+        | "model_length"
+        | "max_length"
+        | "max_output_tokens"
+        | "token_limit"
+        | "model_context_window_exceeded" => "length",
+        "content_filter"
+        | "safety"
+        | "recitation"
+        | "blocklist"
+        | "prohibited_content"
+        | "spii"
+        | "image_safety"
+        | "sensitive"
+        | "content_filtered"
+        | "guardrail_intervened"
         | "refusal" => "content_filter",
         "function_call" => "function_call",
         _ if has_calls => "tool_calls",
@@ -220,7 +260,9 @@ mod tests {
             (Some("tool_use"), true, "tool_calls"),
             (Some("MAX_TOKENS"), false, "length"),
             (Some("length"), true, "length"),
+            (Some("model_context_window_exceeded"), false, "length"),
             (Some("SAFETY"), false, "content_filter"),
+            (Some("sensitive"), false, "content_filter"),
         ];
         for (said, has_calls, expected) in table {
             assert_eq!(finish_reason(said, has_calls), expected, "{said:?}");

@@ -179,6 +179,11 @@ impl Texts {
         }
     }
 
+    /// Whether there is none.
+    pub(super) fn is_empty(&self) -> bool {
+        self.estimate.tokens() == 0
+    }
+
     /// Bytes that are to be tokenised.
     pub(super) fn length(&self) -> usize {
         self.counted.as_ref().map_or(0, |counted| counted.text.len())

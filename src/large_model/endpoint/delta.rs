@@ -192,6 +192,16 @@ fn arguments(call: &Map<String, Value>) -> Option<&str> {
     call.get("function")?.get("arguments")?.as_str()
 }
 
+/// The text of a piece of a tool call, which comes in many: the arguments of a function or the input
+/// of a custom tool.
+pub(super) fn call_text(piece: &Value) -> Option<&str> {
+    let text = match piece.get("function") {
+        Some(function) => function.get("arguments"),
+        None => piece.get("custom")?.get("input"),
+    };
+    text?.as_str()
+}
+
 /// Adds a piece to a tool call: only the arguments of a function and the input of a custom tool are
 /// sent in pieces, everything else is complete.
 fn grow_call(call: &mut Map<String, Value>, piece: Map<String, Value>) {

@@ -4,6 +4,7 @@
 use std::error::Error;
 use std::future::Future;
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -47,6 +48,8 @@ pub(super) struct Exchange {
     start_by: Instant,
     /// The caller's deadline.
     deadline: Option<Instant>,
+    /// Whether a request of it was sent.
+    was_sent: AtomicBool,
     /// Absent without a breaker, as for lists of models.
     ticket: Option<Ticket>,
     /// What the result says about the endpoint.
@@ -82,6 +85,7 @@ impl Exchange {
             authorization: transport.authorization.as_ref().or(callers).cloned(),
             start_by: Instant::now() + transport.config.timeouts.total(),
             deadline,
+            was_sent: AtomicBool::new(false),
             ticket,
             health: Mutex::new(Health::Unknown),
         }))
@@ -130,6 +134,12 @@ impl Exchange {
             request.headers_mut().insert(header::AUTHORIZATION, value);
         }
         self.waiting.end();
+        // The first one was counted before.
+        if self.was_sent.swap(true, Ordering::Relaxed)
+            && let Some(pace) = self.transport.pace()
+        {
+            pace.count();
+        }
         let limit = self.transport.config.timeouts.first_byte();
         let Some(direct) = &self.transport.direct else {
             let request = reqwest::Request::try_from(request);

@@ -76,7 +76,9 @@ pub(super) struct Fields {
 }
 
 /// The messages of a request, with or without the thoughts before calls of tools: DeepSeek's models
-/// refuse calls without them, others refuse the field. Those of other messages are never sent.
+/// refuse calls without them, others refuse the field. Those of other messages are never sent, nor
+/// are fields that say nothing, such as `refusal` in an answer that a client repeats: Mistral and
+/// Groq refuse them.
 struct Messages<'a> {
     messages: &'a [ChatMessage],
     with_thoughts: bool,
@@ -101,7 +103,8 @@ impl Serialize for Sent<'_> {
         let mut fields = serializer.serialize_map(None)?;
         fields.serialize_entry("role", role)?;
         fields.serialize_entry("content", content)?;
-        for (key, value) in extra {
+        let is_said = |value: &Value| !value.is_null() && *value != json!([]);
+        for (key, value) in extra.iter().filter(|(_, value)| is_said(value)) {
             if role != "assistant" || !THOUGHTS.contains(&key.as_str()) {
                 fields.serialize_entry(key, value)?;
             }
@@ -422,7 +425,8 @@ mod tests {
             {"role": "user", "content": "q", "reasoning": "theirs"},
             {"role": "assistant", "content": null, "reasoning_content": "hm", "tool_calls": calls},
             {"role": "assistant", "content": null, "tool_calls": calls},
-            {"role": "assistant", "content": "a", "reasoning_content": "so", "name": "n"},
+            {"role": "assistant", "content": "a", "reasoning_content": "so", "name": "n",
+             "refusal": null, "annotations": []},
         ]);
         let call =
             Call { messages: serde_json::from_value(messages.clone()).unwrap(), ..Call::default() };
@@ -431,7 +435,7 @@ mod tests {
             let fields = fields(&config, &call, false, &Names::new(), needed).unwrap();
             let body: Value = serde_json::from_slice(&fields.body).unwrap();
             let mut expected = messages.clone();
-            expected[3].as_object_mut().unwrap().shift_remove("reasoning_content");
+            expected[3] = json!({"role": "assistant", "content": "a", "name": "n"});
             match needed {
                 true => expected[2]["reasoning_content"] = json!(""),
                 false => {

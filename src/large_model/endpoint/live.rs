@@ -15,8 +15,10 @@ use super::reply::{
 };
 use super::thoughts::Thoughts;
 use crate::compute;
+use crate::large_model::think_tags::{Place, Said, Written, separate};
 use crate::large_model::{
-    AttemptOutcome, LargeModelError, Phase, Reply, ReplyChunk, ReplyStream, reply_stream,
+    AttemptOutcome, LargeModelError, Phase, Reply, ReplyChunk, ReplyStream, UnseenUsage,
+    reply_stream,
 };
 use crate::outbound::redact::TextRedactor;
 use crate::outbound::sse::{Event, SseDecoder};
@@ -40,11 +42,20 @@ pub(super) struct Reading {
     pub(super) request: Bytes,
     /// Whether its thoughts are wanted as they come.
     pub(super) with_thoughts: bool,
+    /// Whether those in tags stay in its text.
+    pub(super) keeps_tags: bool,
+    /// Takes what is used beside its text: thoughts that are not wanted as they come, and the
+    /// arguments of tools.
+    pub(super) unseen: UnseenUsage,
 }
 
 impl Reading {
     /// The reply with its cost.
-    pub(super) fn bill(&self, exchange: &Exchange, parsed: ParsedReply) -> Reply {
+    pub(super) fn bill(&self, exchange: &Exchange, mut parsed: ParsedReply) -> Reply {
+        if !self.keeps_tags {
+            // What is handed on as it comes cannot be taken back.
+            separate(&mut parsed.message, !self.with_thoughts);
+        }
         exchange.billed(parsed, &self.model, &self.request)
     }
 
@@ -74,8 +85,9 @@ pub(super) struct Live {
     /// When the reply is taken to be complete, unless more comes; set once it seems to be.
     until: Option<Instant>,
     redactor: TextRedactor,
-    /// If they are wanted as they come.
-    thoughts: Option<Thoughts>,
+    thoughts: Thoughts,
+    /// Separates thoughts in tags.
+    written: Option<Written>,
 }
 
 /// A response whose first piece has arrived.
@@ -107,8 +119,8 @@ impl Live {
             return Ok(Opened::Whole(Box::new(reading.bill(&exchange, parsed))));
         }
         let redactor = || body.exchange.own_redactor().of_pieces();
-        let thoughts = reading.with_thoughts.then(|| Thoughts::new(redactor()));
-        let redactor = redactor();
+        let (thoughts, redactor) = (Thoughts::new(redactor()), redactor());
+        let written = (!reading.keeps_tags).then(|| Written::at(Place::Verbatim));
         let mut live = Box::new(Self {
             ready: VecDeque::new(),
             body,
@@ -119,6 +131,7 @@ impl Live {
             until: None,
             redactor,
             thoughts,
+            written,
         });
         live.body.lengthen(EVENTS_TO_TEXT);
         live.push(&first)?;
@@ -197,22 +210,40 @@ impl Live {
         if kept.structure > MAX_PARSED {
             return Err(exchange.malformed("its JSON has too many values"));
         }
+        self.reading.unseen.push(&self.assembly.take_called());
+        if let Some(usage) = self.assembly.reported() {
+            self.reading.unseen.report(usage);
+        }
         self.think(!text.is_empty());
         self.say(text);
         Ok(())
     }
 
-    /// Hands on what is new of its thoughts. `is_over`: whether they are complete.
+    /// Hands on what is new of its thoughts, or counts it. `is_over`: whether they are complete.
     fn think(&mut self, is_over: bool) {
-        let Some(thoughts) = &mut self.thoughts else { return };
-        let fresh = thoughts.next(&self.assembly, is_over);
-        if !fresh.is_empty() {
-            self.ready.push_back(ReplyChunk::Thought(fresh));
-        }
+        let fresh = self.thoughts.next(&self.assembly, is_over);
+        self.hand_on(Said { thoughts: fresh, text: String::new() });
     }
 
     fn say(&mut self, text: String) {
         let text = self.redactor.push(text);
+        self.separate(text);
+    }
+
+    fn separate(&mut self, text: String) {
+        let said = match &mut self.written {
+            Some(written) => written.push(&text),
+            None => Said { thoughts: String::new(), text },
+        };
+        self.hand_on(said);
+    }
+
+    fn hand_on(&mut self, Said { thoughts, text }: Said) {
+        match self.reading.with_thoughts {
+            _ if thoughts.is_empty() => {}
+            true => self.ready.push_back(ReplyChunk::Thought(thoughts)),
+            false => self.reading.unseen.push(&thoughts),
+        }
         if !text.is_empty() {
             self.ready.push_back(ReplyChunk::Text(text));
         }
@@ -225,9 +256,9 @@ impl Live {
         let rest = self.assembly.rest();
         self.say(rest);
         let rest = self.redactor.finish();
-        if !rest.is_empty() {
-            self.ready.push_back(ReplyChunk::Text(rest));
-        }
+        self.separate(rest);
+        let rest = self.written.as_mut().map(Written::finish);
+        self.hand_on(rest.unwrap_or_default());
         let parsed = self.assembly.finish(is_marked);
         let parsed = parsed.map_err(|fault| self.reading.error(&exchange, fault))?;
         self.ready.push_back(ReplyChunk::Done(self.reading.bill(&exchange, parsed)));

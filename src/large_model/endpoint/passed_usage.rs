@@ -103,6 +103,10 @@ pub struct PassedUsage {
     /// How much of it is known to contain no end of an event.
     searched: usize,
     reported: Option<TokenUsage>,
+    /// Whether that is what was reported when a message began.
+    is_begun: bool,
+    /// Whether there was an error.
+    has_failed: bool,
     written: Texts,
 }
 
@@ -121,6 +125,8 @@ impl PassedUsage {
             kept: BytesMut::new(),
             searched: 0,
             reported: None,
+            is_begun: false,
+            has_failed: false,
             written: counter.texts(),
         }
     }
@@ -226,7 +232,8 @@ impl PassedUsage {
     /// About how many bytes must be worked on to know the usage.
     pub fn work(&self) -> usize {
         let asked = self.asked.as_ref().map_or(self.request.len(), RequestTexts::length);
-        let counted = if self.reported.is_some() { 0 } else { asked };
+        let is_known = self.reported.is_some() && !self.is_begun;
+        let counted = if is_known { 0 } else { asked };
         self.kept.len() + self.written.length() + counted
     }
 
@@ -236,10 +243,22 @@ impl PassedUsage {
             let whole = self.kept.split();
             self.take_json(&whole);
         }
-        self.reported.unwrap_or_else(|| match &self.asked {
+        let counted = || match &self.asked {
             Some(asked) => self.counter.usage_of(asked, &self.written),
             None => self.counter.usage(&self.request, &self.written),
-        })
+        };
+        match self.reported {
+            // An error in a successful response: nothing was generated.
+            None if self.has_failed && self.written.is_empty() => TokenUsage::default(),
+            None => counted(),
+            // The message ended before its tokens were reported.
+            Some(reported) if self.is_begun => {
+                let written = counted().completion_tokens;
+                let completion_tokens = reported.completion_tokens.max(written);
+                TokenUsage { completion_tokens, ..reported }
+            }
+            Some(reported) => reported,
+        }
     }
 
     /// Whether the event contains the usage and nothing else.
@@ -251,8 +270,11 @@ impl PassedUsage {
     }
 
     fn take_json(&mut self, json: &[u8]) -> bool {
-        let ResponseUsage { usage, has_no_choice } = self.found(json).unwrap_or_default();
+        let ResponseUsage { usage, is_begun, has_no_choice, is_error } =
+            self.found(json).unwrap_or_default();
+        self.has_failed |= is_error;
         if let Some(usage) = usage {
+            self.is_begun = is_begun;
             // Messages reports tokens read at the start, and tokens written at the end.
             let known = self.reported.unwrap_or_default();
             self.reported = Some(TokenUsage {

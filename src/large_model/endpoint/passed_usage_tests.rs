@@ -37,7 +37,14 @@ fn usage_is_the_endpoints_own() {
         (true, "data: {\"usage\":null}\n\ndata: {\"type\":\"response.completed\",\"response\":{\"usage\":{\"input_tokens\":1.0,\"output_tokens\":\"2\"}}}\n\n".to_owned(), (1, 2)),
         (true, "event: message_start\ndata: {\"message\":{\"usage\":{\"input_tokens\":9}}}\n\nevent: message_delta\ndata: {\"usage\":{\"output_tokens\":7}}\n\n".to_owned(), (9, 7)),
         (true, "data: {\"choices\":[{\"delta\":{\"content\":\"12345678\"}}]}\n\ndata: [DONE]\n\n".to_owned(), (26, 6)),
+        // A message that breaks off before its end.
+        (true, "data: {\"message\":{\"usage\":{\"input_tokens\":9,\"output_tokens\":1}}}\n\ndata: {\"delta\":{\"thinking\":\"1234\"}}\n\ndata: {\"delta\":{\"text\":\"5678\"}}\n\ndata: {\"delta\":{\"partial_json\":\"90\"}}\n\n".to_owned(), (9, 7)),
         (true, String::new(), (26, 0)),
+        // As OpenRouter fails after it has begun to respond.
+        (false, "{\"error\":{\"code\":502}}".to_owned(), (0, 0)),
+        (true, ": PROCESSING\n\ndata: {\"error\":{\"code\":502},\"choices\":[{\"delta\":{\"content\":\"\"}}]}\n\n".to_owned(), (0, 0)),
+        (true, "data: {\"choices\":[{\"delta\":{\"content\":\"12345678\"}}]}\n\ndata: {\"error\":{\"code\":502}}\n\n".to_owned(), (26, 6)),
+        (false, "{\"error\":null}".to_owned(), (26, 0)),
     ];
     for (is_events, body, expected) in table {
         for size in [1, 7, 10_000] {

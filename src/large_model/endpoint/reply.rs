@@ -4,8 +4,8 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
 
-use super::content::{finish_reason, flatten, is_blank, mend_calls, said_reason};
-use super::delta::{MAX_CALLS, PartialMessage, TooManyCalls};
+use super::content::{finish_reason, flatten, is_blank, is_failure, mend_calls, said_reason};
+use super::delta::{MAX_CALLS, PartialMessage, TooManyCalls, call_text};
 use super::lenient::{self, Joiner};
 use super::reply_size::ReplySize;
 use super::upstream_error::UpstreamError;
@@ -77,6 +77,9 @@ struct Completion {
     usage: Value,
     #[serde(default)]
     error: Value,
+    /// Groq's: an error stands in it.
+    #[serde(default)]
+    x_groq: Value,
 }
 
 #[derive(Deserialize)]
@@ -213,6 +216,8 @@ pub(super) struct ReplyAssembler {
     logprobs: Option<Map<String, Value>>,
     usage: Option<TokenUsage>,
     kept: ReplySize,
+    /// The text of calls of tools that was not taken yet.
+    called: String,
     /// Whether a delta came: a message beside or after it repeats what was said.
     has_deltas: bool,
     /// Whether more came after a finish reason, which some endpoints send with every chunk.
@@ -270,8 +275,13 @@ impl ReplyAssembler {
                 return Err(ReplyError::Malformed(format!("{what}: `{head}`")));
             }
         };
-        let chunk = parsed.value;
+        let mut chunk = parsed.value;
         let usage = reported_usage(&chunk.usage);
+        if chunk.error.is_null()
+            && let Some(error) = chunk.x_groq.get_mut("error")
+        {
+            chunk.error = error.take();
+        }
         // The usual last chunk has no choice. Usage that comes with one may be a count so far.
         let has_choice = chunk.choices.as_ref().is_some_and(|choices| !choices.is_empty());
         self.is_over |= !has_choice && usage.is_some() && self.is_complete();
@@ -336,7 +346,19 @@ impl ReplyAssembler {
     /// Adds fields to the message, and returns their text.
     fn grow(&mut self, fields: Map<String, Value>) -> Result<String, ReplyError> {
         self.kept.add(&fields);
+        let calls = fields.get("tool_calls").and_then(Value::as_array).into_iter().flatten();
+        calls.filter_map(call_text).for_each(|text| self.called.push_str(text));
         Ok(self.message.get_or_insert_default().add(fields)?)
+    }
+
+    /// What the endpoint says that it used so far.
+    pub(super) fn reported(&self) -> Option<TokenUsage> {
+        self.usage
+    }
+
+    /// Takes the text of calls of tools that is new.
+    pub(super) fn take_called(&mut self) -> String {
+        std::mem::take(&mut self.called)
     }
 
     /// What is kept of the reply so far.
@@ -356,7 +378,7 @@ impl ReplyAssembler {
 
     /// Whether the message is a complete one: nothing followed its finish reason.
     pub(super) fn is_whole(&self) -> bool {
-        !self.went_on && self.finish_reason.as_deref().is_some_and(|reason| reason != "error")
+        !self.went_on && self.finish_reason.as_deref().is_some_and(|reason| !is_failure(reason))
     }
 
     /// Whether message and usage seem complete.
@@ -404,8 +426,10 @@ fn build_reply(
     said: Option<&str>,
     usage: Option<TokenUsage>,
 ) -> Result<ParsedReply, ReplyError> {
-    if said == Some("error") {
-        return Err(ReplyError::Malformed("it ended with the finish reason `error`".to_owned()));
+    if let Some(reason) = said.filter(|said| is_failure(said)) {
+        let message = format!("the reply ended with the finish reason `{reason}`");
+        let error = UpstreamError { status: 502, message, body: None };
+        return Err(ReplyError::after(error, fields, usage));
     }
     let content = fields.shift_remove("content").unwrap_or_default();
     let content = flatten(content, &mut fields);

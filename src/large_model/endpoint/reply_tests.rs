@@ -328,6 +328,30 @@ fn an_error_after_the_last_word_takes_nothing_back() {
 }
 
 #[test]
+fn a_reply_that_its_endpoint_gave_up_is_none() {
+    let usage = json!({"prompt_tokens": 7, "completion_tokens": 3});
+    for reason in ["error", "ERROR", "abort", "insufficient_system_resource", "network_error"] {
+        let end = json!({"choices": [{"delta": {}, "finish_reason": reason}], "usage": usage});
+        let streamed = assemble(&[delta(json!({"content": "Half an"})), end], true).err();
+        let body = completion(json!({"content": "Half an"}), json!(reason));
+        for fault in [streamed, parse(&body).err()] {
+            match &fault {
+                Some(ReplyError::BrokenOff(error, part)) => {
+                    assert!(error.message.contains(reason) && error.status == 502, "{error:?}");
+                    assert_eq!(part.message.as_text(), "Half an");
+                    assert_eq!(part.usage.map(|usage| usage.completion_tokens), Some(3));
+                }
+                other => panic!("{reason}: {other:?}"),
+            }
+        }
+        // Nothing was written: another try may help.
+        let end = json!({"choices": [{"delta": {"content": ""}, "finish_reason": reason}]});
+        let fault = assemble(&[end], true).err();
+        assert!(matches!(fault, Some(ReplyError::Upstream(_))), "{reason}: {fault:?}");
+    }
+}
+
+#[test]
 fn what_came_before_an_error_is_kept_for_its_bill() {
     let gone = json!({"message": "gone", "code": 502});
     let error = json!({"error": gone});

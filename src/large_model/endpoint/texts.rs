@@ -21,7 +21,17 @@ const WHOLE: [&str; 3] = ["tools", "functions", "response_format"];
 /// The fields of a response, or of an event of one, that hold text of the model.
 const SAID: [&str; 3] = ["delta", "output", "content"];
 /// Where text stands in what they hold; images and audio stand elsewhere.
-const INNER: [&str; 6] = ["text", "content", "output", "arguments", "function", "tool_calls"];
+const INNER: [&str; 8] = [
+    "text",
+    "content",
+    "output",
+    "arguments",
+    "function",
+    "tool_calls",
+    // Messages.
+    "thinking",
+    "partial_json",
+];
 /// Where the thoughts of a message stand; those that come first count.
 const THOUGHTS: [&str; 2] = ["reasoning_content", "reasoning"];
 /// The longest report of usage that is read, bytes.
@@ -74,8 +84,12 @@ fn place(body: &[u8], error: &serde_json::Error) -> usize {
 pub(super) struct ResponseUsage {
     /// What was billed.
     pub(super) usage: Option<TokenUsage>,
+    /// Whether that is of a message which has only begun.
+    pub(super) is_begun: bool,
     /// Whether it has a list of choices, but none in that.
     pub(super) has_no_choice: bool,
+    /// Whether it is, or has, an error.
+    pub(super) is_error: bool,
 }
 
 /// Shows the texts that a model wrote, in a response or an event of one.
@@ -133,22 +147,27 @@ impl<'de> Visitor<'de> for Response<'_> {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<ResponseUsage, A::Error> {
         // Only where an endpoint says it: a caller's own text stands deeper.
-        let (mut own, mut inner, mut has_no_choice) = (None, None, false);
+        let (mut own, mut inner) = (None, None);
+        let (mut is_begun, mut has_no_choice, mut is_error) = (false, false, false);
         while let Some(Key(key)) = map.next_key()? {
             match &*key {
                 "usage" => own = usage(map.next_value::<&RawValue>()?).or(own),
-                "response" | "message" => {
+                key @ ("response" | "message") => {
+                    let is_message = key == "message";
                     let raw = map.next_value::<&RawValue>()?.get();
                     let whole = serde_json::from_str::<Billed<'_>>(raw);
                     let found = whole.ok().and_then(|whole| usage(whole.usage?));
+                    is_begun |= is_message && found.is_some();
                     inner = inner.or(found);
                 }
+                "error" => is_error |= map.next_value::<&RawValue>()?.get() != "null",
                 "choices" => has_no_choice = map.next_value_seed(Choices(self.0))? == Some(0),
                 key if SAID.contains(&key) => drop(map.next_value_seed(Text::of(self.0))?),
                 _ => drop(map.next_value::<IgnoredAny>()?),
             }
         }
-        Ok(ResponseUsage { usage: own.or(inner), has_no_choice })
+        is_begun &= own.is_none();
+        Ok(ResponseUsage { usage: own.or(inner), is_begun, has_no_choice, is_error })
     }
 }
 
@@ -408,7 +427,9 @@ mod tests {
         }
         let last = json!({"choices": [], "usage": usage}).to_string();
         let found = response_texts(last.as_bytes(), &mut |_| {}).unwrap();
-        assert_eq!(found, ResponseUsage { usage: used, has_no_choice: true });
+        let expected =
+            ResponseUsage { usage: used, has_no_choice: true, ..ResponseUsage::default() };
+        assert_eq!(found, expected);
         assert!(response_texts(b"[1]", &mut |_| {}).is_err());
     }
 }

@@ -17,8 +17,10 @@ pub(super) use connection::DatabaseLocation;
 use super::{Record, RecorderState, Sink};
 use connection::Connection;
 
-/// How long writing may take.
+/// How long writing may take, beside its bytes.
 const TIMEOUT: Duration = Duration::from_secs(5);
+/// The slowest that bytes are written: so many a second.
+const SLOWEST: usize = 1024 * 1024;
 /// Between two tries.
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -104,13 +106,15 @@ impl Database {
     }
 
     fn attempt(&mut self, rows: &Rows, range: Range<usize>) -> Result<(), WriteError> {
+        let bytes: usize = rows.records[range.clone()].iter().map(String::len).sum();
+        let limit = TIMEOUT + Duration::from_secs((bytes / SLOWEST) as u64);
         let Self { server, runtime, connection, .. } = self;
         let done = runtime.block_on(async {
             let open = match connection {
                 Some(open) => open,
                 None => connection.insert(server.connect().await?),
             };
-            within(TIMEOUT, open.insert(rows, range)).await
+            within(limit, open.insert(rows, range)).await
         });
         if done.is_err() {
             self.connection = None;

@@ -573,6 +573,33 @@ async fn a_limited_key_has_no_work_done_later() {
 }
 
 #[tokio::test]
+async fn a_limited_key_cannot_have_other_models_answer() {
+    let upstream = Loopback::start().await;
+    let keys = Keys::new().await;
+    let mut setup = Setup::relay();
+    setup.endpoint = json!({"prices": {"input_per_million": 1.0}});
+    setup.access = Some(keys.access().await);
+    let server = setup.start(&upstream).await;
+    for (limits, status) in [
+        (json!({"models": ["model-1"]}), 400),
+        (json!({"budget_per_day": 100.0}), 400),
+        (json!({"requests_per_minute": 100}), 200),
+    ] {
+        let key = keys.make(limits).await;
+        for name in ["models", "fallbacks"] {
+            let mut body = json!({"model": "model-1", "messages": []});
+            body[name] = json!(["expensive"]);
+            let response = ask(&server, &key, "/v1/chat/completions", body).await;
+            assert_eq!(response.status(), status, "{name}");
+            if status == 400 {
+                let error: Value = response.json().await.unwrap();
+                assert_eq!(error["error"]["param"], name);
+            }
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_limited_key_cannot_have_answers_made_later() {
     let upstream = Loopback::start().await;
     let keys = Keys::new().await;

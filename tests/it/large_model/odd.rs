@@ -202,6 +202,11 @@ async fn errors_inside_streams_are_errors() {
             "answered 503: gone",
         ),
         (
+            "Groq's",
+            "data: {\"choices\":[],\"x_groq\":{\"id\":\"req_1\",\"error\":\"over capacity\"}}",
+            "answered 502: over capacity",
+        ),
+        (
             "by its reason",
             "data: {\"choices\":[{\"delta\":{},\"finish_reason\":\"error\"}]}",
             "finish reason `error`",
@@ -214,6 +219,28 @@ async fn errors_inside_streams_are_errors() {
         let error = streamed(&endpoint, &call("hi")).await.unwrap_err();
         assert!(error.to_string().contains(expected), "{name}: {error}");
         assert_eq!(server.requests().len(), 1, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn thoughts_in_tags_are_no_part_of_the_text() {
+    let pieces = ["<thi", "nk>\nhm", "</think>", "\n\nYes."];
+    let events = pieces.map(|piece| data(json!({"content": piece}), None));
+    let end = data(json!({}), Some("stop"));
+    let events: Vec<&str> = events.iter().chain([&end]).map(String::as_str).collect();
+    let message = json!({"content": pieces.concat()}).to_string();
+    for script in [sse(&events), json_body(whole(&message))] {
+        let server = Loopback::answering(move |_| script.clone()).await;
+        let (endpoint, _) = client(&server.url(), json!({}));
+        let (text, reply) = streamed(&endpoint, &call("hi")).await.unwrap();
+        assert_eq!(text, "Yes.");
+        for reply in [reply, endpoint.complete(&call("hi")).await.unwrap()] {
+            assert_eq!((&*reply.message.as_text(), reply.thoughts()), ("Yes.", Some("hm")));
+        }
+        // A policy writes such tags.
+        let asked = Call { keeps_tags: true, ..call("hi") };
+        let (text, reply) = streamed(&endpoint, &asked).await.unwrap();
+        assert_eq!((text, reply.thoughts()), (pieces.concat(), None));
     }
 }
 

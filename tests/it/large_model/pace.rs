@@ -167,6 +167,17 @@ async fn all_callers_share_the_requests_per_minute() {
 }
 
 #[tokio::test]
+async fn a_retry_counts_as_a_request() {
+    let server = Loopback::start().await;
+    server.then(Script::error(503, "busy"));
+    let keys = json!({"requests_per_minute": 2, "retries": {"max": 1, "base_ms": 1}});
+    let (endpoint, _) = client(&server.url(), keys);
+    assert_eq!(later(&endpoint, "hi").await.unwrap(), "ok");
+    assert!(is_deadline(&later(&endpoint, "hi").await));
+    assert_eq!(server.requests().len(), 2);
+}
+
+#[tokio::test]
 async fn a_list_of_models_counts_as_a_request() {
     let server = Loopback::answering(|request| match request.path.as_str() {
         "/v1/models" => Script::json(200, json!({"data": [{"id": "a"}]})),

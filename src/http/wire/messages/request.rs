@@ -73,7 +73,7 @@ pub(in crate::http) struct MessagesRequest {
     /// Refused.
     #[schema(ignore)]
     container: Option<Value>,
-    /// Refused.
+    /// Refused, unless it clears nothing but thoughts, as is done anyway.
     #[schema(ignore)]
     context_management: Option<Value>,
     /// Refused.
@@ -157,9 +157,10 @@ impl MessagesRequest {
     }
 
     fn refuse(&self) -> Result<(), ApiError> {
+        let context = self.context_management.clone().filter(|it| !clears_thoughts(it));
         let refused = [
             ("container", &self.container),
-            ("context_management", &self.context_management),
+            ("context_management", &context),
             ("inference_geo", &self.inference_geo),
             ("mcp_servers", &self.mcp_servers),
             ("diagnostics", &self.diagnostics),
@@ -209,6 +210,16 @@ impl MessagesRequest {
             ..ChatRequest::default()
         })
     }
+}
+
+/// Whether a context is managed by clearing earlier thoughts, and nothing else.
+fn clears_thoughts(management: &Value) -> bool {
+    let mut edits = management.get("edits").and_then(Value::as_array).into_iter().flatten();
+    management.is_object()
+        && edits.all(|edit| {
+            let kind = edit.get("type").and_then(Value::as_str);
+            kind.is_some_and(|kind| kind.starts_with("clear_thinking"))
+        })
 }
 
 fn one_of(param: &str, value: &str, known: &[&str]) -> Result<(), ApiError> {

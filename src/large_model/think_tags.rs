@@ -1,5 +1,12 @@
-//! Separates the thoughts that a model writes before its reply from the reply.
+//! Separates the thoughts that a model writes before its reply, in tags, from the reply.
 
+use serde_json::Value;
+
+use super::THOUGHTS;
+use crate::chat::ChatMessage;
+
+/// Whitespace that is held back, bytes: without a bound, reading it again and again takes long.
+const MAX_SPACE: usize = 1024;
 const OPEN: &str = "<think>";
 const CLOSE: &str = "</think>";
 
@@ -16,6 +23,8 @@ pub(super) struct Written {
 pub(super) enum Place {
     /// Before anything but whitespace.
     Start,
+    /// The same of a reply that keeps its whitespace if it does not begin with thoughts.
+    Verbatim,
     /// Behind the tag that opens the thoughts.
     Opened,
     Thoughts,
@@ -43,12 +52,16 @@ impl Written {
         loop {
             let start = self.held.trim_start();
             match self.place {
-                Place::Start => match start.strip_prefix(OPEN) {
+                Place::Start | Place::Verbatim => match start.strip_prefix(OPEN) {
                     Some(rest) => self.go_on(Place::Opened, rest.to_owned()),
-                    None if OPEN.starts_with(start) => return said,
-                    None => self.place = Place::Closed,
+                    None if OPEN.starts_with(start) && self.held.len() < MAX_SPACE => return said,
+                    None if self.place == Place::Start => self.place = Place::Closed,
+                    None => self.place = Place::Text,
                 },
-                Place::Opened | Place::Closed if start.is_empty() => return said,
+                Place::Opened | Place::Closed if start.is_empty() => {
+                    self.held.clear();
+                    return said;
+                }
                 Place::Opened => self.go_on(Place::Thoughts, start.to_owned()),
                 Place::Thoughts => match self.held.split_once(CLOSE) {
                     Some((thoughts, rest)) => {
@@ -77,6 +90,7 @@ impl Written {
             Place::Opened | Place::Thoughts => {
                 Said { thoughts: held.trim_end().to_owned(), text: String::new() }
             }
+            Place::Verbatim => Said { thoughts: String::new(), text: held },
             _ => Said { thoughts: String::new(), text: held.trim_start().to_owned() },
         }
     }
@@ -90,7 +104,36 @@ impl Written {
 /// How many bytes of thoughts cannot be the start of the closing tag, or whitespace before it.
 fn certain(held: &str) -> usize {
     let begun = (1..CLOSE.len()).rev().find(|&length| held.ends_with(&CLOSE[..length]));
-    held[..held.len() - begun.unwrap_or(0)].trim_end().len()
+    let rest = &held[..held.len() - begun.unwrap_or(0)];
+    let end = rest.trim_end().len();
+    if rest.len() - end < MAX_SPACE { end } else { rest.len() }
+}
+
+/// Takes the thoughts that a message begins with, in tags, out of its text. `may_be_opened`: also if
+/// only the tag that closes them is there, as where the chat template opens them.
+pub(super) fn separate(message: &mut ChatMessage, may_be_opened: bool) {
+    let Some(text) = message.content.as_str() else { return };
+    let mut written = match text.trim_start().starts_with(OPEN) {
+        true => Written::at(Place::Verbatim),
+        false if may_be_opened && is_closed(text) => Written::at(Place::Opened),
+        false => return,
+    };
+    let (said, rest) = (written.push(text), written.finish());
+    let mut known = THOUGHTS.iter().filter_map(|key| message.extra.get(*key)?.as_str());
+    let known = known.find(|known| !known.is_empty()).unwrap_or_default();
+    let thoughts = [known, &*said.thoughts, &*rest.thoughts].concat();
+    message.content = Value::String(said.text + &rest.text);
+    if !thoughts.is_empty() {
+        message.extra.insert(THOUGHTS[0].to_owned(), thoughts.into());
+    }
+}
+
+/// Whether thoughts end in a text: where the tag has a line of its own, it is no quotation.
+fn is_closed(text: &str) -> bool {
+    text.split_once(CLOSE).is_some_and(|(thoughts, rest)| {
+        let is_alone = thoughts.ends_with('\n') && (rest.is_empty() || rest.starts_with('\n'));
+        is_alone && !thoughts.contains(OPEN)
+    })
 }
 
 #[cfg(test)]
@@ -99,7 +142,7 @@ mod tests {
 
     #[test]
     fn thoughts_are_apart() {
-        use Place::{Closed, Opened, Start};
+        use Place::{Closed, Opened, Start, Verbatim};
         let table = [
             (Start, "", "", ""),
             (Start, " \n a < b ", "", "a < b "),
@@ -118,6 +161,10 @@ mod tests {
             (Opened, "\nhm\n</think>\n\nYes.", "hm", "Yes."),
             (Opened, " ", "", ""),
             (Closed, "\n<think>hm</think>a", "", "<think>hm</think>a"),
+            (Verbatim, " \n a < b ", "", " \n a < b "),
+            (Verbatim, "\n<think>hm\n</think>\n\nYes.", "hm", "Yes."),
+            (Verbatim, " <thi", "", " <thi"),
+            (Verbatim, " \n", "", " \n"),
         ];
         for (place, written, thoughts, text) in table {
             let letters: Vec<String> = written.chars().map(String::from).collect();
@@ -133,6 +180,41 @@ mod tests {
                 let expected = Said { thoughts: thoughts.to_owned(), text: text.to_owned() };
                 assert_eq!(found, expected, "{place:?} {pieces:?}");
             }
+        }
+    }
+
+    #[test]
+    fn much_whitespace_is_not_held_back() {
+        for (place, begun) in [(Place::Verbatim, ""), (Place::Thoughts, "hm")] {
+            let mut parts = Written::at(place);
+            parts.push(begun);
+            let mut most = 0;
+            for _ in 0..4 * MAX_SPACE {
+                parts.push(" ");
+                most = most.max(parts.held.len());
+            }
+            assert!(most <= MAX_SPACE, "{place:?}: {most}");
+        }
+    }
+
+    #[test]
+    fn a_message_keeps_all_of_its_thoughts() {
+        let table = [
+            ("<think>hm</think>\n\nYes.", None, "Yes.", Some("hm")),
+            ("<think>hm</think>Yes.", Some("so "), "Yes.", Some("so hm")),
+            (" Yes. <think>", None, " Yes. <think>", None),
+            ("<think>cut", None, "", Some("cut")),
+            ("hm\n</think>\n\nYes.", None, "Yes.", Some("hm")),
+            ("It ends with </think>\n", None, "It ends with </think>\n", None),
+        ];
+        for (text, known, expected, thoughts) in table {
+            let mut message = ChatMessage::text("assistant", text);
+            if let Some(known) = known {
+                message.extra.insert(THOUGHTS[0].to_owned(), known.into());
+            }
+            separate(&mut message, true);
+            let found = message.extra.get(THOUGHTS[0]).and_then(Value::as_str);
+            assert_eq!((&*message.as_text(), found), (expected, thoughts), "{text}");
         }
     }
 }
