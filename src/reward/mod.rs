@@ -28,6 +28,7 @@ mod math;
 mod number;
 mod plain;
 mod scanner;
+mod spelled;
 #[cfg(test)]
 mod tests;
 mod unit;
