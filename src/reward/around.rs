@@ -337,10 +337,18 @@ impl Scanner {
             self.at = end;
             return !self.is_operated(end, number.unit.is_some());
         }
+        let lower = word.to_lowercase();
+        // `24 units^2`.
+        if matches!(lower.as_str(), "unit" | "units") {
+            self.attempt(|scanner| {
+                scanner.spaces();
+                scanner.take(|c| c == '^').then_some(())?;
+                scanner.exponent()
+            });
+        }
         let is_power = self.peek(0) == Some('^');
         let is_letter = word.chars().count() == 1 && word.chars().all(is_symbol);
         let is_single = is_letter && !is_next_line && !["a", "A", "I"].contains(&word.as_str());
-        let lower = word.to_lowercase();
         let is_factor = is_single || (is_adjacent && (word == "a" || is_variables(&word)));
         // `2x` is no number, and `5x^2` is none.
         let is_root_or_power = ["根号", "根號", "次方"].iter().any(|word| lower.starts_with(word));

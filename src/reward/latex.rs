@@ -118,6 +118,7 @@ impl Latex<'_> {
             self.at += 1;
         }
         let name: String = self.characters[begin..self.at].iter().collect();
+        let before = out.len();
         match name.as_str() {
             "" => self.symbol(out),
             "frac" | "dfrac" | "tfrac" | "cfrac" => {
@@ -188,6 +189,12 @@ impl Latex<'_> {
                 out.push('°');
             }
             _ => self.unknown(&name, out),
+        }
+        // `x\sqrt{2}` is no `xsqrt`.
+        let is_letter = |c: char| c.is_ascii_alphabetic();
+        let is_name = out.get(before..).is_some_and(|added| added.starts_with(is_letter));
+        if is_name && out[..before].ends_with(is_letter) {
+            out.insert(before, ' ');
         }
     }
 
@@ -274,6 +281,8 @@ mod tests {
             (r"1\,000", "1000"),
             (r"\left(1, 2\right)", "(1, 2)"),
             (r"2\pi r", "2pi r"),
+            (r"x\sqrt{2}", "x sqrt(2)"),
+            (r"r\cos\theta", "r cos theta "),
             (r"2\,1/2", "2 1/2"),
             (r"2^{3}4", "2^(3)4"),
             (r"x^{2}y", "x^2y"),

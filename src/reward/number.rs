@@ -29,13 +29,13 @@ impl Number {
     }
 
     /// Reads a gold: a number, alone or with a unit that is known or set as text in LaTeX, such as
-    /// `72 km` and `18\text{ apples}`.
+    /// `72 km`, `18\text{ apples}` and `18\text{ units}^2`.
     pub fn parse_with_unit(text: &str) -> Option<Self> {
         let (number, rest) = whole(text)?;
         let known = unit(&rest).filter(|_| !is_name(&rest));
         let is_text = || {
             ["\\text", "\\mathrm", "\\mbox"].iter().any(|mark| text.contains(mark))
-                && is_counted(&rest)
+                && is_counted(rest.trim_end_matches(|c: char| "^()23 ".contains(c)))
         };
         let is_unit = rest.is_empty() || known.is_some() || is_text();
         is_unit.then_some(Self { unit: number.unit.or(known), ..number })
