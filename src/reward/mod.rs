@@ -149,6 +149,14 @@ impl RewardFn {
         self.with_answer(trajectory, answer)
     }
 
+    /// Whether an answer is wholly right: it is one of the golds, or all that the metric asks for.
+    /// Token F1 asks for less, since it ignores the order of words.
+    pub fn is_right(&self, answer: &str, golds: &[String]) -> bool {
+        let is_full =
+            |metric: AnswerMetric| metric.score(answer, golds, Normalization::Strict) == 1.0;
+        is_full(AnswerMetric::Exact) || (self.metric != AnswerMetric::F1 && is_full(self.metric))
+    }
+
     /// The reward of `trajectory` whose answer is worth `answer`, 0 to 1.
     pub fn with_answer(&self, trajectory: &Trajectory, answer: f64) -> Reward {
         match self.scheme {

@@ -17,7 +17,7 @@ const PAGE: &str = include_str!("report.html");
 /// The plotted metrics, with their titles.
 const CURVES: [(&str, &str); 16] = [
     ("reward", "reward"),
-    ("eval_exact", "held-out exact match"),
+    ("eval_exact", "held-out right answers"),
     ("answer", "answer score"),
     ("format", "format score"),
     ("turns", "turns"),
