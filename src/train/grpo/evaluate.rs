@@ -22,6 +22,9 @@ use crate::trajectory::{Action, Trajectory};
 
 /// Sample episodes that are stored, one per class.
 const SHOWN: usize = 8;
+/// How right answers are counted: raised with each change of it, so that the best policy of a run
+/// of an earlier version is evaluated again.
+const COUNTING: u32 = 2;
 
 /// An evaluation after a step.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -231,7 +234,8 @@ pub fn basis(
     text: &[(String, PathBuf)],
 ) -> Result<u32, TrainError> {
     let judge = config.judge.as_ref().map(|judge| &judge.large_model);
-    let settings = (&tasks.eval, &config.large_model, &config.limits, &config.reward, judge);
+    let GrpoConfig { large_model, limits, reward, .. } = config;
+    let settings = (COUNTING, &tasks.eval, large_model, limits, reward, judge);
     let mut sum = crc32c::crc32c(&serde_json::to_vec(&settings).map_err(io::Error::other)?);
     for (_, path) in text {
         let contents = std::fs::read(path).map_err(|source| TrainError::read(path, source))?;
