@@ -26,6 +26,11 @@ pub(super) fn right(answer: &str, golds: &[String]) -> bool {
     })
 }
 
+/// The label that an answer chooses, of the kind that `gold` is: a letter or a digit.
+pub fn chosen_label(answer: &str, gold: &str) -> Option<char> {
+    label(gold).and_then(|gold| chosen(answer, Labels::of(gold)))
+}
+
 /// What options are labelled with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Labels {

@@ -36,6 +36,7 @@ mod value;
 mod words;
 
 pub use answer::{AnswerMetric, Normalization, exact_match, f1, numeric_match};
+pub use choice::chosen_label;
 pub use config::{Coefficients, ExternalConfig, RewardConfig, Scheme};
 pub use external::ExternalReward;
 pub use number::Number;
