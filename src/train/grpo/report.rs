@@ -83,7 +83,7 @@ fn page(
     })
 }
 
-/// Exact match by class, before and after; the last row is the total.
+/// Right answers by class, before and after; the last row is the total.
 fn results(first: &Evaluation, last: &Evaluation) -> Vec<Rendered> {
     let row = |name: &str, before: Option<&ClassResult>, after: &ClassResult| {
         context! { name, before => before.map(result), after => result(after) }
