@@ -3,6 +3,7 @@
 
 use super::latex::{CLOSINGS, MATRICES, ROW};
 use super::number::Number;
+use super::words::GREEK;
 
 /// Lists inside lists, at most.
 const MAX_DEPTH: u32 = 8;
@@ -122,12 +123,15 @@ fn named(text: &str) -> Option<(String, &str)> {
     ((is_one || is_tuple) && !rest.contains(['=', '∈'])).then(|| (name, rest.trim()))
 }
 
-/// Whether text without spaces is the name of something: `x`, `f(x)`.
+/// Whether text without spaces is the name of something: `x`, `f(x)`, `a_(10)`, `theta`.
 fn is_name(text: &str) -> bool {
     let is_part = |c: char| c.is_ascii_alphanumeric() || "()'_".contains(c);
-    text.len() <= 4
-        && text.starts_with(|c: char| c.is_ascii_alphabetic())
-        && text.chars().all(is_part)
+    let has_index = text.get(1..).is_some_and(|rest| rest.starts_with(['_', '(']));
+    let most = if has_index { 7 } else { 4 };
+    GREEK.contains(&text)
+        || (text.len() <= most
+            && text.starts_with(|c: char| c.is_ascii_alphabetic())
+            && text.chars().all(is_part))
 }
 
 /// The name between two bounds and its interval: `-2 ≤ x < 7` is `x ∈ [-2, 7)`.
