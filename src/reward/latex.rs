@@ -153,6 +153,7 @@ impl Latex<'_> {
                 let (over, under) = (self.argument(), self.argument());
                 out.push_str(&format!("binom({over};{under})"));
             }
+            "overline" if number_at_end(out).contains('.') => self.overline(out),
             "begin" => self.begin(out),
             "end" => self.end(out),
             "left" | "right" => self.at += usize::from(self.peek() == Some('.')),
@@ -214,6 +215,18 @@ impl Latex<'_> {
         }
     }
 
+    /// A line over digits that repeat, or over anything else behind a decimal number.
+    fn overline(&mut self, out: &mut String) {
+        let digits = self.argument();
+        match repeating(number_at_end(out), &digits) {
+            Some(fraction) => {
+                out.truncate(out.len() - number_at_end(out).len());
+                out.push_str(&fraction);
+            }
+            None => out.push_str(&format!("overline({digits})")),
+        }
+    }
+
     fn begin(&mut self, out: &mut String) {
         let Some(kind) = kind(&self.argument()) else { return out.push(' ') };
         // The columns of an `array`, or an alignment.
@@ -250,13 +263,38 @@ fn kind(environment: &str) -> Option<usize> {
     }
 }
 
-/// In parentheses, unless it is a number or a name.
+/// The digits and points that a text ends with, unless a comma stands before them.
+fn number_at_end(text: &str) -> &str {
+    let before = text.trim_end_matches(|c: char| c.is_ascii_digit() || c == '.');
+    if before.ends_with(',') { "" } else { &text[before.len()..] }
+}
+
+/// In parentheses, unless it is a number or a name: `2x` below a line is more than `2`.
 fn bracketed(text: &str) -> String {
     let text = text.trim();
-    match text.chars().all(|c| c.is_alphanumeric() || c == '.') {
+    let is_number = text.chars().all(|c| c.is_ascii_digit() || c == '.');
+    match is_number || text.chars().all(char::is_alphabetic) {
         true => text.to_owned(),
         false => format!("({text})"),
     }
+}
+
+/// The fraction that a decimal number is whose last digits repeat: `0.1` and then `6`, without end,
+/// is `(15/90)`.
+fn repeating(number: &str, digits: &str) -> Option<String> {
+    let (whole, part) = number.split_once('.')?;
+    let power = |length: usize| 10_i128.checked_pow(u32::try_from(length).ok()?);
+    let read = |digits: &str| match digits.is_empty() {
+        true => Some(0),
+        false => digits.parse::<i128>().ok(),
+    };
+    if digits.is_empty() || ![part, digits].concat().bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    let fixed = read(&[whole, part].concat())?;
+    let over = read(&[whole, part, digits].concat())?.checked_sub(fixed)?;
+    let under = (power(digits.len())? - 1).checked_mul(power(part.len())?)?;
+    Some(format!("({over}/{under})"))
 }
 
 #[cfg(test)]
@@ -270,6 +308,13 @@ mod tests {
             (r"2\frac{1}{2}", "2 1/2"),
             (r"-\dfrac{3}{4}", "-3/4"),
             (r"\frac{x+1}{2}", "(x+1)/2"),
+            (r"\frac{1}{2x}", "1/(2x)"),
+            (r"\frac{1}{xy}", "1/xy"),
+            (r"0.1\overline{6}", "(15/90)"),
+            (r"2.\overline3", "(21/9)"),
+            (r"-.\overline{45}", "-(45/99)"),
+            (r"0.5\overline{x}", "0.5overline(x)"),
+            (r"\overline{AB}", "overline(AB)"),
             (r"\sqrt{2}", "sqrt(2)"),
             (r"\sqrt[3]{8}", "(8)^(1/3)"),
             (r"18\text{ apples}", "18  apples "),
