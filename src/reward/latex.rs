@@ -123,10 +123,16 @@ impl Latex<'_> {
             "" => self.symbol(out),
             "frac" | "dfrac" | "tfrac" | "cfrac" => {
                 let (over, under) = (self.argument(), self.argument());
-                if out.ends_with(|c: char| c.is_ascii_digit()) {
-                    out.push(' ');
+                let separator = before_fraction(out);
+                out.extend(separator);
+                let fraction = format!("{}/{}", bracketed(&over), below(&under));
+                match out.ends_with(['^', '_']) {
+                    true => out.push_str(&format!("({fraction})")),
+                    false => out.push_str(&fraction),
                 }
-                out.push_str(&format!("{}/{}", bracketed(&over), bracketed(&under)));
+                if self.peek().is_some_and(|c| c.is_ascii_digit()) {
+                    out.push('*');
+                }
             }
             "sqrt" => {
                 let mut degree = String::new();
@@ -220,7 +226,8 @@ impl Latex<'_> {
         let digits = self.argument();
         match repeating(number_at_end(out), &digits) {
             Some(fraction) => {
-                out.truncate(out.len() - number_at_end(out).len());
+                let length = out.len() - number_at_end(out).len();
+                out.truncate(length);
                 out.push_str(&fraction);
             }
             None => out.push_str(&format!("overline({digits})")),
@@ -269,14 +276,36 @@ fn number_at_end(text: &str) -> &str {
     if before.ends_with(',') { "" } else { &text[before.len()..] }
 }
 
-/// In parentheses, unless it is a number or a name: `2x` below a line is more than `2`.
+/// In parentheses, unless it is a number or a name.
 fn bracketed(text: &str) -> String {
     let text = text.trim();
-    let is_number = text.chars().all(|c| c.is_ascii_digit() || c == '.');
-    match is_number || text.chars().all(char::is_alphabetic) {
+    match text.chars().all(char::is_alphabetic) {
+        true => text.to_owned(),
+        false => below(text),
+    }
+}
+
+/// In parentheses, unless it is a number: what follows `1/x` or stands in `1/2x` would be read with
+/// it.
+fn below(text: &str) -> String {
+    let text = text.trim();
+    match text.chars().all(|c| c.is_ascii_digit() || c == '.') {
         true => text.to_owned(),
         false => format!("({text})"),
     }
+}
+
+/// What separates a fraction from the text before it: a whole number makes it mixed, another
+/// fraction or a variable is a factor.
+fn before_fraction(text: &str) -> Option<char> {
+    let is_letter = |c: char| c.is_ascii_alphabetic();
+    let whole = text.trim_end_matches(|c: char| c.is_ascii_digit());
+    if whole.len() < text.len() {
+        return Some(if whole.ends_with('/') { '*' } else { ' ' });
+    }
+    let before = text.strip_suffix(is_letter);
+    let is_variable = before.is_some_and(|before| !before.ends_with(is_letter));
+    (is_variable || text.ends_with(')')).then_some('*')
 }
 
 /// The fraction that a decimal number is whose last digits repeat: `0.1` and then `6`, without end,
@@ -309,7 +338,11 @@ mod tests {
             (r"-\dfrac{3}{4}", "-3/4"),
             (r"\frac{x+1}{2}", "(x+1)/2"),
             (r"\frac{1}{2x}", "1/(2x)"),
-            (r"\frac{1}{xy}", "1/xy"),
+            (r"\frac{1}{x}y", "1/(x)y"),
+            (r"x\frac12", "x*1/2"),
+            (r"\frac12\frac13", "1/2*1/3"),
+            (r"x^\frac12", "x^(1/2)"),
+            (r"\frac123", "1/2*3"),
             (r"0.1\overline{6}", "(15/90)"),
             (r"2.\overline3", "(21/9)"),
             (r"-.\overline{45}", "-(45/99)"),
