@@ -18,6 +18,9 @@ def wilson(right, n):
 
 def kinds(report):
     """Exact match of each arm, by kind of question. Attempts that failed have no score."""
+    shown, asked = len(report["episodes"]), report["questions"]
+    if shown < asked:
+        sys.exit(f"the report has the scores of {shown} of {asked} questions: raise `episodes`")
     arms = [arm["name"] for arm in report["arms"]]
     scores, failed = {}, 0
     for episode in report["episodes"]:

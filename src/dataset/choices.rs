@@ -15,6 +15,10 @@ const ANSWERS: [&str; 5] = ["answerKey", "answer_key", "answer", "answer_index",
 /// Columns that say which option is right, read if a row has none of those.
 const OTHER_ANSWERS: [&str; 3] = ["correct", "correct_answer", "label"];
 
+/// The column with the right option, and the beginning of those with the others, as GPQA has them.
+const RIGHT: &str = "Correct Answer";
+const WRONG: &str = "Incorrect Answer ";
+
 /// The options of a question.
 pub(super) struct Choices {
     /// The label and the text of each.
@@ -23,6 +27,8 @@ pub(super) struct Choices {
     has_labels: bool,
     /// Where they stand, for a reason.
     column: String,
+    /// Which is right, where that is known by its column.
+    right: Option<usize>,
 }
 
 /// Whether a question's options may stand in the column of this name, or which of them is right.
@@ -32,6 +38,8 @@ pub(super) fn is_known(column: &str) -> bool {
         || is_listed(&ANSWERS)
         || is_listed(&OTHER_ANSWERS)
         || column.eq_ignore_ascii_case("cop")
+        || column.eq_ignore_ascii_case(RIGHT)
+        || column.get(..WRONG.len()).is_some_and(|start| start.eq_ignore_ascii_case(WRONG))
         || PREFIXES.iter().any(|prefix| {
             let letter =
                 column.get(..prefix.len()).filter(|start| start.eq_ignore_ascii_case(prefix));
@@ -50,6 +58,9 @@ pub(super) fn choices(fields: &Fields) -> Result<Option<Choices>, Unused> {
         if let Some(choices) = of_columns(fields, prefix)? {
             return Ok(Some(choices));
         }
+    }
+    if let Some(choices) = right_and_wrong(fields)? {
+        return Ok(Some(choices));
     }
     match fields.0.iter().find(|(name, value)| *value != Cell::Null && is_numbered(name)) {
         Some((name, _)) => Err(format!("it has options in `{name}`, of which no form is known (put them into a list `choices`, and into `answer` the letter, the text, or the index from 0)").into()),
@@ -116,6 +127,7 @@ fn of_column(name: &str, value: &Cell) -> Result<Choices, Unused> {
         options: labels.into_iter().zip(texts).collect(),
         has_labels,
         column: name.to_owned(),
+        right: None,
     })
 }
 
@@ -143,7 +155,37 @@ fn of_columns(fields: &Fields, prefix: &str) -> Result<Option<Choices>, Unused> 
         options.push((letter.to_string(), text));
     }
     let column = format!("{prefix}A");
-    Ok(Some(Choices { options, has_labels: false, column }))
+    Ok(Some(Choices { options, has_labels: false, column, right: None }))
+}
+
+/// The right option and others in columns of their own. Where the right one is listed depends on the
+/// texts alone, and is each place for as many questions.
+fn right_and_wrong(fields: &Fields) -> Result<Option<Choices>, Unused> {
+    let text = |name: &str| {
+        let value = fields.get(name).filter(|value| value.is_filled());
+        let text = value.map(|value| {
+            value.scalar().ok_or_else(|| format!("its `{name}` is {}, not text", value.kind()))
+        });
+        text.transpose()
+    };
+    let Some(right) = text(RIGHT)? else { return Ok(None) };
+    let mut texts = Vec::new();
+    for number in 1..=9 {
+        texts.extend(text(&format!("{WRONG}{number}"))?);
+    }
+    if texts.is_empty() {
+        return Ok(None);
+    }
+    let place = crc32c::crc32c(format!("{right}\n{}", texts.join("\n")).as_bytes()) as usize;
+    let place = place % (texts.len() + 1);
+    texts.insert(place, right);
+    let texts = texts.iter().map(|text| text.trim().to_owned());
+    Ok(Some(Choices {
+        options: letters(texts.len()).into_iter().zip(texts).collect(),
+        has_labels: false,
+        column: RIGHT.to_owned(),
+        right: Some(place),
+    }))
 }
 
 fn scalars(value: Option<&Cell>) -> Option<Vec<String>> {
@@ -198,6 +240,20 @@ impl Choices {
         fields: &Fields,
         chosen: Option<&str>,
     ) -> Result<Vec<String>, Unused> {
+        let right = match self.right.filter(|_| chosen.is_none()) {
+            Some(right) => right,
+            None => self.named(fields, chosen)?,
+        };
+        let (label, text) = &self.options[right];
+        // What reads as another's label would be a wrong answer.
+        let is_label = |(other, _): &(String, String)| other.eq_ignore_ascii_case(text.trim());
+        let is_ambiguous = self.options.iter().any(is_label) || text.trim().is_empty();
+        let text = (!is_ambiguous).then(|| text.clone());
+        Ok(std::iter::once(label.clone()).chain(text).collect())
+    }
+
+    /// The option that a column says is right.
+    fn named(&self, fields: &Fields, chosen: Option<&str>) -> Result<usize, Unused> {
         let named = |names: &[&'static str]| -> Vec<(&'static str, &Cell)> {
             names.iter().filter_map(|name| Some((*name, fields.get(name)?))).collect()
         };
@@ -217,12 +273,7 @@ impl Choices {
                 return Err(format!("its `{name}` and its `{other}` name different options").into());
             }
         }
-        let (label, text) = &self.options[right];
-        // What reads as another's label would be a wrong answer.
-        let is_label = |(other, _): &(String, String)| other.eq_ignore_ascii_case(text.trim());
-        let is_ambiguous = self.options.iter().any(is_label) || text.trim().is_empty();
-        let text = (!is_ambiguous).then(|| text.clone());
-        Ok(std::iter::once(label.clone()).chain(text).collect())
+        Ok(right)
     }
 
     fn without_answer(&self, fields: &Fields) -> Unused {

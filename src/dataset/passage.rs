@@ -27,11 +27,13 @@ pub(super) const MEDIA: [&str; 9] = [
 /// The text that stands before the question. A conversation or prompt contains its own.
 pub(super) fn passage(fields: &Fields, context: &Context<'_>) -> Result<Option<String>, Unused> {
     if let Some(column) = &context.options.context {
-        let text = fields.get(column).and_then(Cell::text).map(str::trim);
-        let text = text.filter(|text| !text.is_empty());
+        let text = fields.get(column).and_then(text_of).filter(|text| !text.is_empty());
         return match text {
-            Some(text) => Ok(Some(text.to_owned())),
-            None => Err(format!("it has no text in `{column}`").into()),
+            Some(text) => Ok(Some(text)),
+            None => {
+                Err(format!("it has no text in `{column}`, and no paragraphs of a known form")
+                    .into())
+            }
         };
     }
     if PASSAGES.iter().any(|name| fields.get(name).is_some()) {
@@ -46,6 +48,52 @@ pub(super) fn passage(fields: &Fields, context: &Context<'_>) -> Result<Option<S
     match body {
         Cell::Text(text) => Ok(Some(text.trim().to_owned())),
         other => Err(format!("its `{name}` is {}, not text", other.kind()).into()),
+    }
+}
+
+/// The text of a passage, or of its paragraphs: as HotpotQA has them, an object of the lists
+/// `title` and `sentences`, or a list of each title with its sentences; as MuSiQue has them, objects
+/// of `title` and `paragraph_text`; or a list of texts.
+fn text_of(value: &Cell) -> Option<String> {
+    let paragraphs: Option<Vec<String>> = match value {
+        Cell::Text(text) => return Some(text.trim().to_owned()),
+        Cell::Record(_) => {
+            let (titles, texts) = (value.get("title")?, value.get("sentences")?);
+            let (Cell::List(titles), Cell::List(texts)) = (titles, texts) else { return None };
+            let both = titles.iter().zip(texts).filter(|_| titles.len() == texts.len());
+            both.map(|(title, text)| paragraph(Some(title), text)).collect()
+        }
+        Cell::List(items) => items
+            .iter()
+            .map(|item| match item {
+                Cell::List(parts) => match parts.as_slice() {
+                    [title, text @ Cell::List(_)] => paragraph(Some(title), text),
+                    _ => None,
+                },
+                Cell::Record(_) => {
+                    let text = ["paragraph_text", "text"].iter().find_map(|name| item.get(name))?;
+                    paragraph(item.get("title"), text)
+                }
+                text => paragraph(None, text),
+            })
+            .collect(),
+        _ => None,
+    };
+    Some(paragraphs?.join("\n\n"))
+}
+
+/// A paragraph below its title; `text` may be a list of sentences.
+fn paragraph(title: Option<&Cell>, text: &Cell) -> Option<String> {
+    let text = match text {
+        Cell::List(sentences) => {
+            let sentences = sentences.iter().map(|one| Some(one.text()?.trim()));
+            sentences.collect::<Option<Vec<_>>>()?.join(" ")
+        }
+        text => text.text()?.trim().to_owned(),
+    };
+    match title {
+        Some(title) => Some(format!("{}\n{text}", title.text()?.trim())),
+        None => Some(text),
     }
 }
 

@@ -8,7 +8,7 @@ import { evaluated, learnt } from "./samples.js";
 const PAUSE = 2000;
 // What the metrics are, in the order in which they are shown; others follow by name.
 const NAMES = {
-  reward: "reward", answer: "reward: answer", format: "reward: format", eval_exact: "held-out exact match",
+  reward: "reward", answer: "reward: answer", format: "reward: format", eval_exact: "held-out right answers",
   eval_reward: "held-out reward", eval_loss: "held-out loss", loss: "loss", kl: "KL from the initial policy, nats per token",
   approx_kl: "KL within the update", entropy: "entropy, nats", response_tokens: "sampled tokens per episode",
   turns: "turns", cut_turns: "share of cut turns", zero_variance: "share of groups without variance",

@@ -204,10 +204,25 @@ impl Scanner {
             }
             "of" => (!matches!(earlier().as_str(), "half" | "third" | "quarter")).then_some(1),
             "not" | "double" | "分之" => None,
+            "to" => (!self.is_range(before)).then_some(1),
+            // `less than 5`, but `no more than 5`.
+            "than" => {
+                let (_, begin) = self.word_before(before);
+                let word = self.word_before(self.trimmed(begin)).0;
+                matches!(word.as_str(), "no" | "not").then_some(1)
+            }
             word if word.ends_with("根号") || word.ends_with("根號") => None,
             word if is_mathematics(word) || multiplier(word, false, false).is_some() => None,
             _ => Some(1),
         }
+    }
+
+    /// Whether a number ends here that begins a range or a ratio: `40`, `is 40`, but not `from 40`.
+    fn is_range(&self, end: usize) -> bool {
+        let is_part = |c: &&char| c.is_ascii_digit() || ".,$%".contains(**c);
+        let number = end - self.characters[..end].iter().rev().take_while(is_part).count();
+        let word = self.word_before(self.trimmed(number)).0;
+        self.is_operand(end) && matches!(word.as_str(), "" | "is" | "are" | "be" | "about")
     }
 
     /// Whether what ends here is a relation, an index, or the side of an equation that makes the
@@ -322,10 +337,18 @@ impl Scanner {
             self.at = end;
             return !self.is_operated(end, number.unit.is_some());
         }
+        let lower = word.to_lowercase();
+        // `24 units^2`.
+        if matches!(lower.as_str(), "unit" | "units") {
+            self.attempt(|scanner| {
+                scanner.spaces();
+                scanner.take(|c| c == '^').then_some(())?;
+                scanner.exponent()
+            });
+        }
         let is_power = self.peek(0) == Some('^');
         let is_letter = word.chars().count() == 1 && word.chars().all(is_symbol);
         let is_single = is_letter && !is_next_line && !["a", "A", "I"].contains(&word.as_str());
-        let lower = word.to_lowercase();
         let is_factor = is_single || (is_adjacent && (word == "a" || is_variables(&word)));
         // `2x` is no number, and `5x^2` is none.
         let is_root_or_power = ["根号", "根號", "次方"].iter().any(|word| lower.starts_with(word));

@@ -3,6 +3,7 @@
 use super::answer::{Normalization, exact_match};
 use super::latex::without_latex;
 use super::plain::{boxed, plain_unicode};
+use super::words::is_symbol;
 
 /// Whether an answer chooses the label that the first gold is, or is one of the golds in words. Of
 /// further golds, one that could be the label of another option counts for nothing.
@@ -23,6 +24,11 @@ pub(super) fn right(answer: &str, golds: &[String]) -> bool {
         let is = |text: &str| exact_match(text, gold, Normalization::Strict);
         is(answer) || tail.is_some_and(is)
     })
+}
+
+/// The label that an answer chooses, of the kind that `gold` is: a letter or a digit.
+pub fn chosen_label(answer: &str, gold: &str) -> Option<char> {
+    label(gold).and_then(|gold| chosen(answer, Labels::of(gold)))
 }
 
 /// What options are labelled with.
@@ -49,7 +55,7 @@ impl Labels {
 fn label(gold: &str) -> Option<char> {
     let plain = plain(gold);
     let bare =
-        bare_line(&plain).trim_matches(|c: char| c.is_whitespace() || "()[]{}.:*\"'$".contains(c));
+        bare_line(&plain).trim_matches(|c: char| c.is_whitespace() || "()[]{}.:*\"'$!".contains(c));
     let mut characters = bare.chars();
     match (characters.next(), characters.next()) {
         (Some(c), None) if c.is_ascii_alphanumeric() => Some(c.to_ascii_uppercase()),
@@ -95,8 +101,23 @@ enum Found {
     Nothing,
 }
 
+/// `answer` in the languages that multiple-choice questions are often translated into.
+const ANSWERS: [&str; 11] = [
+    "answer",
+    "antwort",
+    "respuesta",
+    "réponse",
+    "resposta",
+    "risposta",
+    "ответ",
+    "Ответ",
+    "答案",
+    "故选",
+    "故選",
+];
+
 /// Words between `answer` and the label.
-const FILLERS: [&str; 25] = [
+const FILLERS: [&str; 32] = [
     "is",
     "was",
     "would",
@@ -122,12 +143,22 @@ const FILLERS: [&str; 25] = [
     "then",
     "correct",
     "best",
+    "ist",
+    "lautet",
+    "es",
+    "est",
+    "la",
+    "correcta",
+    "correta",
 ];
 
 /// The label after the last `answer` that has one.
 fn named_answer(text: &str, labels: Labels) -> Found {
-    marked(text, "answer")
-        .rev()
+    let mut named: Vec<&str> = ANSWERS.iter().flat_map(|mark| marked(text, mark)).collect();
+    // The last first.
+    named.sort_unstable_by_key(|rest| rest.len());
+    named
+        .into_iter()
         .map(|rest| chosen_at(without_fillers(rest), labels))
         .find(|found| *found != Found::Nothing)
         .unwrap_or(Found::Nothing)
@@ -191,8 +222,13 @@ fn first(text: &str, labels: Labels) -> Found {
         return if hedges(label, rest, labels) { Found::Several } else { Found::Nothing };
     }
     let is_other = |line: &str| begins_other(line, label, labels);
-    // `A. Apple`, `B. Banana`: the options themselves.
-    match text.lines().skip(1).any(is_other) || is_other(rest.trim_start_matches(['.', ':'])) {
+    let is_only_other = |line: &str| {
+        labelled(bare_line(line), labels)
+            .is_some_and(|(other, is_whole)| is_whole && other != label)
+    };
+    // `A. Apple`, `B. Banana`: the options themselves; or `A` and `B`, each on a line.
+    let has_others = text.lines().skip(1).any(|line| is_other(line) || is_only_other(line));
+    match has_others || is_other(rest.trim_start_matches(['.', ':'])) {
         true => Found::Several,
         false => chosen_at(text, labels),
     }
@@ -265,22 +301,25 @@ fn last(text: &str, labels: Labels) -> Found {
     }
 }
 
-/// What follows each place where `mark` stands as a word.
+/// What follows each place where `mark` stands as a word. Words of Chinese stand side by side.
 fn marked<'t>(text: &'t str, mark: &str) -> impl DoubleEndedIterator<Item = &'t str> {
     let lower = text.to_ascii_lowercase();
     let ends: Vec<usize> = lower
         .match_indices(mark)
-        .filter(|(at, _)| !lower[..*at].ends_with(char::is_alphanumeric))
+        .filter(|(at, _)| !(mark.starts_with(is_symbol) && lower[..*at].ends_with(is_symbol)))
         .map(|(at, _)| at + mark.len())
-        .filter(|end| !lower[*end..].starts_with(char::is_alphanumeric))
+        .filter(|end| !(mark.ends_with(is_symbol) && lower[*end..].starts_with(is_symbol)))
         .collect();
     ends.into_iter().map(move |end| &text[end..])
 }
 
+/// Characters between `answer` and the label; `é` is a word of Portuguese.
+const MARKS: &str = ":=*_éè是为為应應该該选選项項";
+
 fn without_fillers(text: &str) -> &str {
     let mut rest = text;
     loop {
-        rest = rest.trim_start_matches(|c: char| c.is_whitespace() || ":=*_".contains(c));
+        rest = rest.trim_start_matches(|c: char| c.is_whitespace() || MARKS.contains(c));
         let length = rest.find(|c: char| !c.is_ascii_alphabetic()).unwrap_or(rest.len());
         let word = rest[..length].to_ascii_lowercase();
         if !FILLERS.contains(&word.as_str()) || rest[length..].starts_with('\'') {
@@ -344,13 +383,14 @@ fn is_denied(rest: &str) -> bool {
         || ["isn't", "can't", "cannot"].iter().any(|word| rest_words.starts_with(word))
 }
 
-/// Whether another label follows: `A or B`, `A/B`, `A, B`.
+/// Whether another label follows: `A or B`, `A/B`, `A, B`, `A; B`.
 fn hedges(label: char, rest: &str, labels: Labels) -> bool {
     let rest = rest.trim_start();
-    let next = ["or ", "and ", "/", ",", "&"].iter().find_map(|mark| rest.strip_prefix(mark));
+    let next = ["or ", "and ", "/", ",", ";", "&"].iter().find_map(|mark| rest.strip_prefix(mark));
     let is_or = rest.starts_with("or ");
     next.is_some_and(|next| {
-        let is_other = label_at(next, labels).is_some_and(|(other, _)| other != label);
+        let is_other =
+            label_at(next, labels).is_some_and(|(other, rest)| other != label && !is_denied(rest));
         is_or || (is_other && !next.trim_start().starts_with("I "))
     })
 }

@@ -3,6 +3,7 @@
 use std::f64::consts::{E, PI};
 
 use super::approximate::Approximate;
+use super::words::GREEK;
 
 /// How deep parentheses may be.
 const MAX_DEPTH: u32 = 64;
@@ -181,7 +182,7 @@ impl Parser<'_> {
             "pi" => return Some(Approximate::new(PI)),
             "e" => return Some(Approximate::new(E)),
             "inf" => return Some(Approximate::new(f64::INFINITY)),
-            "theta" | "alpha" | "beta" | "gamma" | "phi" | "lambda" => {
+            name if GREEK.contains(&name) => {
                 return Some(self.variable(name.bytes().map(u32::from).sum()));
             }
             "binom" => return self.binomial(),
@@ -191,7 +192,7 @@ impl Parser<'_> {
             }
             _ => {}
         }
-        let Some(function) = function(&name) else { return self.variables(&name) };
+        let Some(function) = function(&name) else { return self.letters(&name) };
         let power = match self.take('^') {
             true => Some(self.atom()?),
             false => None,
@@ -227,6 +228,20 @@ impl Parser<'_> {
             value = value.times(self.power()?);
         }
         Some(value)
+    }
+
+    /// The variables that letters are. An exponent or a factorial behind them is that of the last,
+    /// which is left to be read: `xy^2` is `x` times `y^2`.
+    fn letters(&mut self, name: &str) -> Option<Approximate> {
+        let next = self.characters[self.at..].iter().find(|c| !c.is_whitespace());
+        if name.len() > 1 && matches!(next, Some('^' | '!')) {
+            self.at -= 1;
+            return match &name[..name.len() - 1] {
+                "e" => Some(Approximate::new(E)),
+                first => self.variables(first),
+            };
+        }
+        self.variables(name)
     }
 
     /// One letter is a variable, and so are two that often are; more are a word.
@@ -327,6 +342,16 @@ mod tests {
             ("sin^2 x", "1-cos^2 x", Some(true)),
             ("sin 2x", "2 sin(x) cos(x)", Some(true)),
             ("xy", "yx", Some(true)),
+            ("xy^2", "y^2 x", Some(true)),
+            ("xy^2", "x^2 y^2", Some(false)),
+            ("2xy^2/3", "2y^2 x/3", Some(true)),
+            ("sin 2xy^2", "sin(2 y^2 x)", Some(true)),
+            ("sqrt(ab^2)", "sqrt(b^2 a)", Some(true)),
+            ("1/xy", "1/(xy)", Some(true)),
+            ("xe^x", "e^x x", Some(true)),
+            ("xe^x", "(xe)^x", None),
+            ("mu/2", "0.5 mu", Some(true)),
+            ("mu/2", "nu/2", Some(false)),
             ("sqrt(-1)", "sqrt(-2)", Some(false)),
             ("dog", "god", None),
             ("1 2", "12", None),

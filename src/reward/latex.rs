@@ -118,14 +118,21 @@ impl Latex<'_> {
             self.at += 1;
         }
         let name: String = self.characters[begin..self.at].iter().collect();
+        let before = out.len();
         match name.as_str() {
             "" => self.symbol(out),
             "frac" | "dfrac" | "tfrac" | "cfrac" => {
                 let (over, under) = (self.argument(), self.argument());
-                if out.ends_with(|c: char| c.is_ascii_digit()) {
-                    out.push(' ');
+                let separator = before_fraction(out);
+                out.extend(separator);
+                let fraction = format!("{}/{}", bracketed(&over), below(&under));
+                match out.ends_with(['^', '_']) {
+                    true => out.push_str(&format!("({fraction})")),
+                    false => out.push_str(&fraction),
                 }
-                out.push_str(&format!("{}/{}", bracketed(&over), bracketed(&under)));
+                if self.peek().is_some_and(|c| c.is_ascii_digit()) {
+                    out.push('*');
+                }
             }
             "sqrt" => {
                 let mut degree = String::new();
@@ -152,6 +159,7 @@ impl Latex<'_> {
                 let (over, under) = (self.argument(), self.argument());
                 out.push_str(&format!("binom({over};{under})"));
             }
+            "overline" if number_at_end(out).contains('.') => self.overline(out),
             "begin" => self.begin(out),
             "end" => self.end(out),
             "left" | "right" => self.at += usize::from(self.peek() == Some('.')),
@@ -189,6 +197,12 @@ impl Latex<'_> {
             }
             _ => self.unknown(&name, out),
         }
+        // `x\sqrt{2}` is no `xsqrt`.
+        let is_letter = |c: char| c.is_ascii_alphabetic();
+        let is_name = out.get(before..).is_some_and(|added| added.starts_with(is_letter));
+        if is_name && out[..before].ends_with(is_letter) {
+            out.insert(before, ' ');
+        }
     }
 
     /// A command by its name, its arguments each in parentheses.
@@ -204,6 +218,19 @@ impl Latex<'_> {
         // `\pi r` are two names.
         if out.len() == begin && self.peek() != Some(' ') {
             out.push(' ');
+        }
+    }
+
+    /// A line over digits that repeat, or over anything else behind a decimal number.
+    fn overline(&mut self, out: &mut String) {
+        let digits = self.argument();
+        match repeating(number_at_end(out), &digits) {
+            Some(fraction) => {
+                let length = out.len() - number_at_end(out).len();
+                out.truncate(length);
+                out.push_str(&fraction);
+            }
+            None => out.push_str(&format!("overline({digits})")),
         }
     }
 
@@ -243,13 +270,60 @@ fn kind(environment: &str) -> Option<usize> {
     }
 }
 
+/// The digits and points that a text ends with, unless a comma stands before them.
+fn number_at_end(text: &str) -> &str {
+    let before = text.trim_end_matches(|c: char| c.is_ascii_digit() || c == '.');
+    if before.ends_with(',') { "" } else { &text[before.len()..] }
+}
+
 /// In parentheses, unless it is a number or a name.
 fn bracketed(text: &str) -> String {
     let text = text.trim();
-    match text.chars().all(|c| c.is_alphanumeric() || c == '.') {
+    match text.chars().all(char::is_alphabetic) {
+        true => text.to_owned(),
+        false => below(text),
+    }
+}
+
+/// In parentheses, unless it is a number: what follows `1/x` or stands in `1/2x` would be read with
+/// it.
+fn below(text: &str) -> String {
+    let text = text.trim();
+    match text.chars().all(|c| c.is_ascii_digit() || c == '.') {
         true => text.to_owned(),
         false => format!("({text})"),
     }
+}
+
+/// What separates a fraction from the text before it: a whole number makes it mixed, another
+/// fraction or a variable is a factor.
+fn before_fraction(text: &str) -> Option<char> {
+    let is_letter = |c: char| c.is_ascii_alphabetic();
+    let whole = text.trim_end_matches(|c: char| c.is_ascii_digit());
+    if whole.len() < text.len() {
+        return Some(if whole.ends_with('/') { '*' } else { ' ' });
+    }
+    let before = text.strip_suffix(is_letter);
+    let is_variable = before.is_some_and(|before| !before.ends_with(is_letter));
+    (is_variable || text.ends_with(')')).then_some('*')
+}
+
+/// The fraction that a decimal number is whose last digits repeat: `0.1` and then `6`, without end,
+/// is `(15/90)`.
+fn repeating(number: &str, digits: &str) -> Option<String> {
+    let (whole, part) = number.split_once('.')?;
+    let power = |length: usize| 10_i128.checked_pow(u32::try_from(length).ok()?);
+    let read = |digits: &str| match digits.is_empty() {
+        true => Some(0),
+        false => digits.parse::<i128>().ok(),
+    };
+    if digits.is_empty() || ![part, digits].concat().bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    let fixed = read(&[whole, part].concat())?;
+    let over = read(&[whole, part, digits].concat())?.checked_sub(fixed)?;
+    let under = (power(digits.len())? - 1).checked_mul(power(part.len())?)?;
+    Some(format!("({over}/{under})"))
 }
 
 #[cfg(test)]
@@ -263,6 +337,17 @@ mod tests {
             (r"2\frac{1}{2}", "2 1/2"),
             (r"-\dfrac{3}{4}", "-3/4"),
             (r"\frac{x+1}{2}", "(x+1)/2"),
+            (r"\frac{1}{2x}", "1/(2x)"),
+            (r"\frac{1}{x}y", "1/(x)y"),
+            (r"x\frac12", "x*1/2"),
+            (r"\frac12\frac13", "1/2*1/3"),
+            (r"x^\frac12", "x^(1/2)"),
+            (r"\frac123", "1/2*3"),
+            (r"0.1\overline{6}", "(15/90)"),
+            (r"2.\overline3", "(21/9)"),
+            (r"-.\overline{45}", "-(45/99)"),
+            (r"0.5\overline{x}", "0.5overline(x)"),
+            (r"\overline{AB}", "overline(AB)"),
             (r"\sqrt{2}", "sqrt(2)"),
             (r"\sqrt[3]{8}", "(8)^(1/3)"),
             (r"18\text{ apples}", "18  apples "),
@@ -274,6 +359,8 @@ mod tests {
             (r"1\,000", "1000"),
             (r"\left(1, 2\right)", "(1, 2)"),
             (r"2\pi r", "2pi r"),
+            (r"x\sqrt{2}", "x sqrt(2)"),
+            (r"r\cos\theta", "r cos theta "),
             (r"2\,1/2", "2 1/2"),
             (r"2^{3}4", "2^(3)4"),
             (r"x^{2}y", "x^2y"),

@@ -29,8 +29,13 @@ pub(super) fn same(answer: &str, gold: &str) -> bool {
         Some((wanted, given)) => given.same(wanted),
         None => equal(&value(text, 0), &wanted),
     };
-    let drops_units = number.is_none() && without_unit(gold_content).is_none();
-    candidates(answer, drops_units).iter().any(says_same)
+    let bare = without_unit(gold_content).filter(|_| number.is_none());
+    // The unit of a gold may be missing.
+    let wanted_bare = bare.map(|bare| value(&plain(bare), 0));
+    let is_bare =
+        |text: &String| wanted_bare.as_ref().is_some_and(|bare| equal(&value(text, 0), bare));
+    let drops_units = number.is_none() && bare.is_none();
+    candidates(answer, drops_units).iter().any(|text| says_same(text) || is_bare(text))
         || number.is_some_and(|wanted| {
             Number::find_in_words(answer).is_some_and(|given| given.same(wanted))
         })
@@ -42,6 +47,7 @@ pub(super) fn same(answer: &str, gold: &str) -> bool {
 fn candidates(answer: &str, drops_units: bool) -> Vec<String> {
     // Alternatives are one text of mathematics: `$x = 1$ or $x = 2$`.
     let answer = answer.replace("$ or $", " or ").replace(r"\) or \(", " or ");
+    let answer = answer.replace("$ and $", " and ").replace(r"\) and \(", " and ");
     let tail = |mark: &str| answer.rsplit_once(mark).map(|(_, rest)| rest);
     let mut found: Vec<&str> = match boxed(&answer) {
         Some(content) => vec![content],
@@ -113,7 +119,7 @@ fn plain(text: &str) -> String {
     while let Some(inside) = bare.strip_prefix('$').and_then(|rest| rest.strip_suffix('$')) {
         bare = inside.trim();
     }
-    bare.to_owned()
+    bare.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 fn equal(a: &Value, b: &Value) -> bool {
@@ -187,6 +193,42 @@ mod tests {
             (r"\text{Evelyn}", "evelyn", true),
             ("Evelyn", "Kevin", false),
             ("god", "dog", false),
+            (r"\frac{1\pm\sqrt{5}}{2}", r"\frac{1+\sqrt5}{2}, \frac{1-\sqrt5}{2}", true),
+            (r"\frac{1\pm\sqrt{5}}{2}", r"\frac{1+\sqrt5}{2}, \frac{1-\sqrt5}{3}", false),
+            (r"\pm 1, \pm 2", "1, -1, 2, -2", true),
+            (r"x = \pm 1, x = \pm 2", "-2, -1, 1, 2", true),
+            (r"\pm 1, \pm 2", "1, -1, 2", false),
+            (r"\pm 1", "1", false),
+            ("x < 3", r"(-\infty, 3)", true),
+            (r"x \ge 3", r"[3, \infty)", true),
+            (r"x \ge 3", r"(3, \infty)", false),
+            ("3 > x", "x < 3", true),
+            ("x > 3", "x < 3", false),
+            ("y < 3", "x < 3", false),
+            ("x <= 3", r"x \le 3", true),
+            (r"x < -1 \text{ or } x > 1", r"(-\infty, -1) \cup (1, \infty)", true),
+            (r"2, 3, \text{ and } 5", "2, 3, 5", true),
+            (r"x\sqrt{2}", r"\sqrt{2}x", true),
+            (r"\frac{1}{2x}", r"\frac{x}{2}", false),
+            (r"\frac{1}{2x}", r"\frac{x^{-1}}{2}", true),
+            (r"\frac{3}{4\pi}", r"\frac{3\pi}{4}", false),
+            (r"\frac{b}{a}x", r"\frac{b}{ax}", false),
+            (r"\frac{b}{a}x", r"\frac{bx}{a}", true),
+            (r"x\frac{1}{2}", r"\frac{x}{2}", true),
+            (r"\frac{1}{2}\frac{1}{3}", r"\frac16", true),
+            (r"2^\frac{1}{2}", r"\sqrt{2}", true),
+            (r"\pi r^2h", r"\pi hr^2", true),
+            (r"\sin x\cos x", r"\frac12\sin 2x", true),
+            (r"0.1\overline{6}", r"\frac{1}{6}", true),
+            (r"\frac13", r"0.\overline{3}", true),
+            ("0.3", r"0.\overline{3}", false),
+            ("xy^2", "x^2y^2", false),
+            ("4yx^3", "4x^3y", true),
+            (r"\theta = \frac{\pi}{3}", r"\frac{\pi}{3}", true),
+            (r"\theta = \frac{\pi}{3}", r"\phi = \frac{\pi}{3}", false),
+            (r"\boxed{a_{10} = 2\sqrt{2}}", r"2\sqrt{2}", true),
+            (r"\boxed{\sin(x) = 2\sqrt{2}}", r"2\sqrt{2}", false),
+            (r"x\cos x", r"\cos(x) \cdot x", true),
             ("1,000", "1000", true),
             (r"90^\circ", "90", true),
             ("€5.60", "$5.60", false),
@@ -227,6 +269,16 @@ mod tests {
             (r"\boxed{12\pi\text{ cm}^2}", r"12\pi^2", false),
             (r"\boxed{12\pi\text{ and }5}", r"12\pi", false),
             (r"\boxed{12\pi m}", r"12\pi", false),
+            (r"12\pi", r"12\pi\text{ feet}^2", true),
+            (r"13\pi", r"12\pi\text{ feet}^2", false),
+            (r"12\pi\text{ square feet}", r"12\pi\text{ inches}^2", false),
+            (r"\boxed{\frac{5}{8}\text{ feet}^2}", r"\frac58", true),
+            ("864", r"864 \mbox{ inches}^2", true),
+            (r"\boxed{864\text{ square inches}}", r"864 \mbox{ inches}^2", true),
+            (r"\boxed{864 \mbox{ inches}^2}", "864", true),
+            (r"\boxed{864\text{ feet}^2}", r"864\text{ inches}^2", false),
+            (r"\boxed{24\text{ units}^2}", "24", true),
+            ("24", r"24\text{ units}^2", true),
             (r"$12\pi$ square roots", r"12\pi", false),
             ("Monday night", "Monday", false),
             ("Therefore the polynomial is\n\\[ x^2+1 \\]", "x^2+1", true),
@@ -238,6 +290,8 @@ mod tests {
             ("Therefore $x=-2$ or $x=1$.", "-2,1", true),
             (r"Therefore \(x=-2\) or \(x=1\).", "-2,1", true),
             ("$x=-2$ or $x=1$", "1", false),
+            ("$x = -2$ and $x = 1$", "-2,1", true),
+            ("The roots are $x = -2$ and $x = 1$.", "-2,1", true),
             ("$x=-2$ or $x=2$", "-2,1", false),
             (r"\boxed{-2 \le x \le 7}", "[-2,7]", true),
             (r"\boxed{-2 < x \leq 7}", "(-2,7]", true),

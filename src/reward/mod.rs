@@ -28,6 +28,7 @@ mod math;
 mod number;
 mod plain;
 mod scanner;
+mod spelled;
 #[cfg(test)]
 mod tests;
 mod unit;
@@ -35,6 +36,7 @@ mod value;
 mod words;
 
 pub use answer::{AnswerMetric, Normalization, exact_match, f1, numeric_match};
+pub use choice::chosen_label;
 pub use config::{Coefficients, ExternalConfig, RewardConfig, Scheme};
 pub use external::ExternalReward;
 pub use number::Number;
@@ -146,6 +148,14 @@ impl RewardFn {
         let answer = own_answer(trajectory)
             .map_or(0.0, |answer| self.metric.score(answer, &task.golds, self.normalization));
         self.with_answer(trajectory, answer)
+    }
+
+    /// Whether an answer is wholly right: it is one of the golds, or all that the metric asks for.
+    /// Token F1 asks for less, since it ignores the order of words.
+    pub fn is_right(&self, answer: &str, golds: &[String]) -> bool {
+        let is_full =
+            |metric: AnswerMetric| metric.score(answer, golds, Normalization::Strict) == 1.0;
+        is_full(AnswerMetric::Exact) || (self.metric != AnswerMetric::F1 && is_full(self.metric))
     }
 
     /// The reward of `trajectory` whose answer is worth `answer`, 0 to 1.

@@ -5,6 +5,7 @@ use std::fmt;
 use super::latex::without_latex;
 use super::plain::{boxed, plain_unicode};
 use super::scanner::Scanner;
+use super::spelled::spelled;
 use super::unit::{Unit, is_name, unit};
 use super::words::is_counted;
 
@@ -28,13 +29,13 @@ impl Number {
     }
 
     /// Reads a gold: a number, alone or with a unit that is known or set as text in LaTeX, such as
-    /// `72 km` and `18\text{ apples}`.
+    /// `72 km`, `18\text{ apples}` and `18\text{ units}^2`.
     pub fn parse_with_unit(text: &str) -> Option<Self> {
         let (number, rest) = whole(text)?;
         let known = unit(&rest).filter(|_| !is_name(&rest));
         let is_text = || {
             ["\\text", "\\mathrm", "\\mbox"].iter().any(|mark| text.contains(mark))
-                && is_counted(&rest)
+                && is_counted(rest.trim_end_matches(|c: char| "^()23 ".contains(c)))
         };
         let is_unit = rest.is_empty() || known.is_some() || is_text();
         is_unit.then_some(Self { unit: number.unit.or(known), ..number })
@@ -51,12 +52,26 @@ impl Number {
     /// The number that a text gives as its answer: of the last `\boxed{…}` where there is one, else
     /// of the text itself, the last number in it. Of "x = 42 km." it is 42. `None` where what
     /// comes last is a part of something else: a sum, a range, a date, a list, an inequality, the
-    /// argument of a function, a multiple of a variable.
+    /// argument of a function, a multiple of a variable. In a text without digits it may be in
+    /// words: "It is forty-two."
     pub fn find(text: &str) -> Option<Self> {
         Self::parse(text).or_else(|| {
-            let content = boxed(text).unwrap_or(text);
-            Scanner::new(&plain(content)).last()
+            let content = plain(boxed(text).unwrap_or(text));
+            Scanner::new(&content).last().or_else(|| Self::in_words(&content))
         })
+    }
+
+    /// The number that a text without digits is in words, or ends with behind `is` and its like.
+    fn in_words(text: &str) -> Option<Self> {
+        if text.contains(|c: char| c.is_ascii_digit()) {
+            return None;
+        }
+        let ends = [" is ", " are ", ": ", "= "].map(|mark| Some(text.rfind(mark)? + mark.len()));
+        let tail = ends.into_iter().flatten().max().map(|at| &text[at..]);
+        let is_around = |c: char| c.is_whitespace() || ".,!*_\"'()$".contains(c);
+        let mut parts = [Some(text), tail].into_iter().flatten();
+        let (numerator, unit) = parts.find_map(|part| spelled(part.trim_matches(is_around)))?;
+        Some(Self { numerator, denominator: 1, percent: false, unit })
     }
 
     /// The same, but a box must hold one number and at most words beside it.
@@ -66,7 +81,10 @@ impl Number {
             |content: &str| content.contains(|c: char| "<>≤≥≠≡∈±∪∩∞|_!⟦⟬⌊⌈{}[]".contains(c));
         Self::parse(text).or_else(|| {
             let content = plain(content);
-            if is_mathematics(&content) { None } else { Scanner::new(&content).only() }
+            match is_mathematics(&content) {
+                true => None,
+                false => Scanner::new(&content).only().or_else(|| Self::in_words(&content)),
+            }
         })
     }
 
@@ -334,6 +352,21 @@ mod tests {
             ("5_10", None),
             ("log_2 5", None),
             ("none at all", None),
+            ("five", Some("5")),
+            ("It is **forty-two**.", Some("42")),
+            ("Answer: one hundred and five", Some("105")),
+            (r"\boxed{\text{five}}", Some("5")),
+            ("five apples", Some("5")),
+            ("It is not five.", None),
+            ("It is five or six.", None),
+            ("It is one of them.", None),
+            ("40 to 42", None),
+            ("It is 40 to 42.", None),
+            ("It rose from 40 to 42.", Some("42")),
+            ("It rose by 40 to 42.", Some("42")),
+            ("It is less than 42.", None),
+            ("It is 41 rather than 42.", None),
+            ("It is no more than 42.", Some("42")),
             ("", None),
         ] {
             let given = Number::find(text).map(|number| number.to_string());

@@ -226,7 +226,7 @@ impl Scanner {
     }
 
     /// `3`, `-3`, `(-3)`.
-    fn exponent(&mut self) -> Option<i32> {
+    pub(super) fn exponent(&mut self) -> Option<i32> {
         let is_bracketed = self.take(|c| c == '(');
         let sign = if self.take(|c| c == '-') { -1 } else { 1 };
         let power: i32 = self.digits().parse().ok()?;

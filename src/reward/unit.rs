@@ -1,17 +1,17 @@
 //! Units after numbers: the same number with another unit is another answer.
 
-/// A known unit.
+/// A known unit, and the power that it is raised to: `square feet` are feet to the power of 2.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Unit(&'static str);
+pub(super) struct Unit(&'static str, u8);
 
 /// A known unit by an unknown one: `g/ml`.
-pub(super) const COMPOUND: Unit = Unit("compound");
+pub(super) const COMPOUND: Unit = Unit("compound", 1);
 
 /// The most characters that the name of a unit has.
 pub(super) const MAX_NAME: usize = 28;
 
 /// Each unit with how it is written, but for a plural `s`. A single letter is written just so.
-const UNITS: [(&str, &[&str]); 84] = [
+const UNITS: [(&str, &[&str]); 74] = [
     ("dollar", &["$", "dollar", "usd", "buck"]),
     ("canadian dollar", &["cad", "canadian dollar"]),
     ("cent", &["cent", "¢"]),
@@ -62,18 +62,8 @@ const UNITS: [(&str, &[&str]); 84] = [
     ("°c", &["°c", "celsius", "degrees celsius", "degree celsius"]),
     ("°f", &["°f", "fahrenheit", "degrees fahrenheit", "degree fahrenheit"]),
     ("kelvin", &["K", "kelvin"]),
-    ("mm2", &["mm2", "square millimeter", "square millimetre", "sq mm"]),
-    ("m2", &["m2", "square meter", "square metre", "sq m"]),
-    ("cm2", &["cm2", "square centimeter", "square centimetre", "sq cm"]),
-    ("km2", &["km2", "square kilometer", "square kilometre", "sq km"]),
-    ("ft2", &["ft2", "square foot", "square feet", "sq ft"]),
-    ("in2", &["in2", "square inch", "square inches", "sq in"]),
     ("acre", &["acre"]),
     ("hectare", &["hectare"]),
-    ("m3", &["m3", "cubic meter", "cubic metre"]),
-    ("cm3", &["cm3", "cubic centimeter", "cubic centimetre"]),
-    ("ft3", &["ft3", "cubic foot", "cubic feet"]),
-    ("in3", &["in3", "cubic inch", "cubic inches"]),
     ("mph", &["mph", "miles per hour", "mile per hour"]),
     ("km/h", &["km/h", "km/hr", "kph", "kmh", "kilometers per hour", "kilometres per hour"]),
     ("m/s", &["m/s", "meters per second", "metres per second"]),
@@ -98,6 +88,9 @@ const UNITS: [(&str, &[&str]); 84] = [
     ("tb", &["tb", "terabyte"]),
 ];
 
+/// Units of length, which may be squared and cubed.
+const LENGTHS: [&str; 10] = ["km", "m", "cm", "mm", "µm", "nm", "mile", "foot", "inch", "yard"];
+
 /// Units that are written together, as parts of one quantity: `2 hours and 5 minutes`.
 const COMBINED: [&[&str]; 7] = [
     &["year", "month", "week", "day", "hour", "minute", "s"],
@@ -112,23 +105,46 @@ const COMBINED: [&[&str]; 7] = [
 impl Unit {
     /// Whether a quantity may have a part in either unit.
     pub(super) fn is_combined_with(self, other: Self) -> bool {
-        self != other && COMBINED.iter().any(|all| all.contains(&self.0) && all.contains(&other.0))
+        self.0 != other.0
+            && self.1 == other.1
+            && COMBINED.iter().any(|all| all.contains(&self.0) && all.contains(&other.0))
     }
 }
 
-/// The unit of this name, in the singular or the plural.
+/// The unit of this name, in the singular or the plural: `ft`, `square feet`, `feet^2`.
 pub(super) fn unit(name: &str) -> Option<Unit> {
     let name = name.trim().trim_end_matches('.').replace(" ^", "").replace(['^', '(', ')'], "");
     let name = name.split_whitespace().collect::<Vec<_>>().join(" ");
+    simple(&name).map(|unit| Unit(unit, 1)).or_else(|| {
+        let (length, power) = raised(&name)?;
+        let unit = simple(length).filter(|unit| LENGTHS.contains(unit))?;
+        Some(Unit(unit, power))
+    })
+}
+
+/// The unit of this name that is not raised to a power.
+fn simple(name: &str) -> Option<&'static str> {
     let lower = name.to_lowercase();
     let is_single = name.chars().count() == 1;
     let is = |written: &str| if is_single { name == written } else { lower == written };
     // `ms` are milliseconds.
     let is_plural = |written: &str| written.len() > 1 && lower.strip_suffix('s') == Some(written);
     let find = |is: &dyn Fn(&str) -> bool| {
-        UNITS.iter().find(|(_, all)| all.iter().any(|one| is(one))).map(|(unit, _)| Unit(unit))
+        UNITS.iter().find(|(_, all)| all.iter().any(|one| is(one))).map(|(unit, _)| *unit)
     };
     find(&is).or_else(|| find(&is_plural))
+}
+
+/// What a name raises, and to which power: of `square feet` and `feet2` it is `feet`, and 2.
+fn raised(name: &str) -> Option<(&str, u8)> {
+    let (first, behind) = name.split_once(' ').unwrap_or_default();
+    match first.to_lowercase().as_str() {
+        "square" | "sq" | "sq." => return Some((behind, 2)),
+        "cubic" | "cu" | "cu." => return Some((behind, 3)),
+        _ => {}
+    }
+    let ends = [("2", 2), ("3", 3), (" squared", 2), (" cubed", 3)];
+    ends.into_iter().find_map(|(end, power)| Some((name.strip_suffix(end)?, power)))
 }
 
 /// Whether text behind a number is rather a part of a name than a unit: `50 Cent`.
@@ -153,6 +169,13 @@ mod tests {
             ("hrs", "hour", true),
             ("cm^2", "square centimeters", true),
             ("cm ^2", "cm2", true),
+            ("feet ^2", "sq ft", true),
+            ("inches^2", "square inches", true),
+            ("miles^2", "square miles", true),
+            ("meters squared", "m2", true),
+            ("yards^3", "cubic yards", true),
+            ("sq. ft", "cubic feet", false),
+            ("feet^2", "feet", false),
             ("km/h", "kph", true),
             ("K", "kelvin", true),
             ("tons", "kg", false),
@@ -160,7 +183,7 @@ mod tests {
             assert_eq!(unit(name) == unit(other), is_same, "{name} {other}");
             assert!(unit(name).is_some() && unit(other).is_some(), "{name} {other}");
         }
-        for name in ["", "M", "k", "apples", "m 2", "S"] {
+        for name in ["", "M", "k", "apples", "m 2", "S", "square", "square hours", "hours2", "2"] {
             assert_eq!(unit(name), None, "{name}");
         }
     }

@@ -3,6 +3,7 @@
 
 use super::latex::{CLOSINGS, MATRICES, ROW};
 use super::number::Number;
+use super::words::GREEK;
 
 /// Lists inside lists, at most.
 const MAX_DEPTH: u32 = 8;
@@ -35,6 +36,9 @@ pub(super) fn value(text: &str, depth: u32) -> Value {
         return Value::One(text.to_owned());
     }
     let values = |parts: Vec<&str>| parts.into_iter().map(|part| value(part, depth + 1)).collect();
+    let all = |parts: Vec<&str>| {
+        parts.into_iter().flat_map(|part| alternatives(part, depth + 1)).collect()
+    };
     let union = split(text, |rest| prefix(rest, &["∪", "U"]));
     if union.len() > 1 && union.iter().all(|part| part.trim_end().ends_with([')', ']', '}'])) {
         return Value::Set(values(union));
@@ -47,7 +51,7 @@ pub(super) fn value(text: &str, depth: u32) -> Value {
         if open == '{' {
             return match inside.trim().is_empty() {
                 true => Value::Set(Vec::new()),
-                false => Value::Set(values(parts)),
+                false => Value::Set(all(parts)),
             };
         }
         if parts.len() > 1 {
@@ -56,16 +60,32 @@ pub(super) fn value(text: &str, depth: u32) -> Value {
     }
     let list = split(text, |rest| prefix(rest, &[", and ", ", or ", " and ", " or ", ",", ";"]));
     if list.len() > 1 && list.iter().all(|part| !part.trim().is_empty()) {
-        return Value::Set(values(list));
+        return Value::Set(all(list));
     }
-    if let Some((name, interval)) = between(text, depth) {
+    if let Some((name, interval)) = between(text, depth).or_else(|| beyond(text, depth)) {
         return Value::Named(name, Box::new(interval));
     }
-    if let Some((before, after)) = text.split_once('±') {
-        let both = ['+', '-'].map(|sign| value(&format!("{before}{sign}({after})"), depth + 1));
+    if text.contains('±') {
+        let both = ["+", "-"].map(|sign| value(&text.replacen('±', sign, 1), depth + 1));
         return Value::Set(both.into());
     }
     Value::One(text.to_owned())
+}
+
+/// The members of a set that a text in a list stands for: both of `±1`.
+fn alternatives(text: &str, depth: u32) -> Vec<Value> {
+    match value(text, depth) {
+        Value::Set(both) if text.contains('±') => both,
+        Value::Named(name, inner) if text.contains('±') => {
+            let both = match *inner {
+                Value::Set(both) => both,
+                one => vec![one],
+            };
+            let named = |one| Value::Named(name.clone(), Box::new(one));
+            both.into_iter().map(named).collect()
+        }
+        one => vec![one],
+    }
 }
 
 /// The rows of a matrix, each with its columns if there are several.
@@ -103,12 +123,15 @@ fn named(text: &str) -> Option<(String, &str)> {
     ((is_one || is_tuple) && !rest.contains(['=', '∈'])).then(|| (name, rest.trim()))
 }
 
-/// Whether text without spaces is the name of something: `x`, `f(x)`.
+/// Whether text without spaces is the name of something: `x`, `f(x)`, `a_(10)`, `theta`.
 fn is_name(text: &str) -> bool {
     let is_part = |c: char| c.is_ascii_alphanumeric() || "()'_".contains(c);
-    text.len() <= 4
-        && text.starts_with(|c: char| c.is_ascii_alphabetic())
-        && text.chars().all(is_part)
+    let has_index = text.get(1..).is_some_and(|rest| rest.starts_with(['_', '(']));
+    let most = if has_index { 7 } else { 4 };
+    GREEK.contains(&text)
+        || (text.len() <= most
+            && text.starts_with(|c: char| c.is_ascii_alphabetic())
+            && text.chars().all(is_part))
 }
 
 /// The name between two bounds and its interval: `-2 ≤ x < 7` is `x ∈ [-2, 7)`.
@@ -141,6 +164,38 @@ fn between(text: &str, depth: u32) -> Option<(String, Value)> {
     let ends = vec![value(least, depth + 1), value(most, depth + 1)];
     let (open, close) = (if has_least { '[' } else { '(' }, if has_most { ']' } else { ')' });
     Some((name.to_owned(), Value::Tuple(open, ends, close)))
+}
+
+/// The name with one bound and its interval: `x < 7` is `x ∈ (-∞, 7)`.
+fn beyond(text: &str, depth: u32) -> Option<(String, Value)> {
+    let mut relations = text.match_indices(['<', '≤', '>', '≥']);
+    let (Some((at, relation)), None) = (relations.next(), relations.next()) else { return None };
+    let (left, right) = (text[..at].trim(), &text[at + relation.len()..]);
+    let (is_closed, right) = match right.strip_prefix('=') {
+        Some(rest) => (true, rest.trim()),
+        None => ("≤≥".contains(relation), right.trim()),
+    };
+    let is_rising = "<≤".contains(relation);
+    // `7 > x` is `x < 7`.
+    let (name, bound, is_above) = match (is_name(left), is_name(right)) {
+        (true, false) => (left, right, !is_rising),
+        (false, true) => (right, left, is_rising),
+        _ => return None,
+    };
+    // Not within brackets: `P(X > 2)`.
+    let is_outside = left.chars().map(nesting).sum::<i32>() == 0;
+    if !is_outside || !bound.contains(|c: char| c.is_ascii_digit()) {
+        return None;
+    }
+    let bound = value(bound, depth + 1);
+    let infinite = |sign: &str| Value::One(format!("{sign}inf"));
+    let interval = match (is_above, is_closed) {
+        (true, true) => Value::Tuple('[', vec![bound, infinite("")], ')'),
+        (true, false) => Value::Tuple('(', vec![bound, infinite("")], ')'),
+        (false, true) => Value::Tuple('(', vec![infinite("-"), bound], ']'),
+        (false, false) => Value::Tuple('(', vec![infinite("-"), bound], ')'),
+    };
+    Some((name.to_owned(), interval))
 }
 
 fn prefix(text: &str, marks: &[&str]) -> Option<usize> {
@@ -213,7 +268,11 @@ mod tests {
         assert_eq!(value("∅", 0), value("{}", 0));
         assert_eq!(value("-2 ≤ x < 7", 0), value("x ∈ [-2, 7)", 0));
         assert_eq!(value("7 > x >= -2", 0), value("x ∈ [-2, 7)", 0));
+        assert_eq!(value("x < 7", 0), value("x ∈ (-inf, 7)", 0));
+        assert_eq!(value("-2 <= x", 0), value("x ∈ [-2, inf)", 0));
         assert_eq!(value("1 < x > 0", 0), one("1 < x > 0"));
+        assert_eq!(value("a < b", 0), one("a < b"));
+        assert_eq!(value("±1, ±2", 0), value("+1, -1, +2, -2", 0));
         assert_eq!(value("a < b < c", 0), one("a < b < c"));
     }
 }

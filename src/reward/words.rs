@@ -25,6 +25,12 @@ pub(super) fn multiplier(word: &str, is_tight: bool, is_money: bool) -> Option<i
     })
 }
 
+/// Greek letters that are variables.
+pub(super) const GREEK: [&str; 19] = [
+    "alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "kappa", "lambda", "mu",
+    "nu", "xi", "rho", "sigma", "tau", "phi", "psi", "omega",
+];
+
 /// Whether a word is a constant, a function or an operation: beside a number it is more than one.
 pub(super) fn is_mathematics(word: &str) -> bool {
     const NAMES: [&str; 37] = [

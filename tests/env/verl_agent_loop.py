@@ -22,6 +22,14 @@ from verl.experimental.agent_loop.agent_loop import AgentLoopBase, AgentLoopOutp
 from episodes import Environment
 
 
+def golds_of(truth):
+    """The golds of a row: text, a number, a list of them, or `{"target": …}`, as Search-R1 has it."""
+    if isinstance(truth, dict):
+        truth = truth["target"]
+    one = isinstance(truth, (str, int, float))
+    return [str(gold) for gold in ([truth] if one else truth)]
+
+
 class PromptR1AgentLoop(AgentLoopBase):
     def __init__(self, *args, url, key=None, **kwargs):
         super().__init__(*args, **kwargs)
@@ -31,8 +39,7 @@ class PromptR1AgentLoop(AgentLoopBase):
 
     async def run(self, sampling_params, **kwargs):
         question = list(kwargs["raw_prompt"])[-1]["content"]
-        golds = kwargs["reward_model"]["ground_truth"]
-        golds = [golds] if isinstance(golds, str) else list(golds)
+        golds = golds_of(kwargs["reward_model"]["ground_truth"])
         state = await asyncio.to_thread(self.environment.reset, question, golds)
         opening, request_id = len(state.get("ids", [])), uuid4().hex
         while not state["done"]:

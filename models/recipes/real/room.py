@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 """Makes the table of a policy's headroom from evaluations: room.py FOLDER...
 
-Each folder is the `output` of `server eval`; its `episodes` must cover all questions. Beside the arms there is the oracle: the share of
-questions that at least one of the prompts answers right, if one knew which. It counts arms of one
-call (`direct`, `cot`, `template:…`), since votes and scripts are no prompts. A question that
-an arm failed on counts in no share of it; the oracle has those that all its arms answered.
+Each folder is the `output` of `server eval`; its `episodes` must cover all questions, since the
+report has scores of those alone. Beside the arms there is the oracle: the share of questions that
+at least one of the prompts answers right, if one knew which. It counts arms of one call (`direct`,
+`cot`, `template:…`), since votes and scripts are no prompts. A question that an arm failed on
+counts in no share of it; the oracle has those that all its arms answered.
 """
 
 import json
@@ -32,6 +33,9 @@ def row(name, right, n, calls, tokens):
 
 def table(folder):
     report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    shown, asked = len(report["episodes"]), report["questions"]
+    if shown < asked:
+        sys.exit(f"{folder} has the scores of {shown} of {asked} questions: raise `episodes`")
     print(f"{report['title']}, large model `{report['large_model']}`\n")
     print("| arm | right, % [95 %] | calls | tokens |\n|---|---|---|---|")
     scores = {}
@@ -43,7 +47,7 @@ def table(folder):
         print(row(arm["name"], sum(scored), len(scored), f"{arm['calls']:.1f}", f"{tokens:.0f}"))
     prompts = [scores[arm["name"]] for arm in report["arms"] if arm["method"].startswith(PROMPTS)]
     best = [max(question) for question in zip(*prompts, strict=True) if None not in question]
-    print(row(f"oracle over {len(prompts)} prompts", sum(best), len(best), "", ""))
+    print(row(f"oracle over {len(prompts)} prompts", sum(best), len(best), "", "") + "\n")
 
 
 if __name__ == "__main__":

@@ -416,7 +416,8 @@ impl<'a> Setup<'a> {
 
 /// The data sets of `questions` in which a short answer is requested.
 fn brief_among(config: &EvalConfig, questions: &[Question]) -> Brief {
-    if config.brief { Brief::among(questions) } else { Brief::default() }
+    let brief = Brief::among(questions);
+    if config.brief { brief } else { brief.never() }
 }
 
 /// The sentence model behind the evaluation's port.

@@ -94,6 +94,27 @@ fn options_are_read_from_wherever_they_are_published() {
     assert_eq!(asked("set.csv", csv).0, listed);
 }
 
+/// As in GPQA. The right one has each place as often, so that none is a good guess.
+#[test]
+fn right_and_wrong_options_may_have_columns_of_their_own() {
+    let row = |n: usize| {
+        json!({"Question": "Which?", "Correct Answer": format!("blue {n}\n"), "Incorrect Answer 1": "red",
+               "Incorrect Answer 2": "green", "Incorrect Answer 3": "grey"})
+        .to_string()
+    };
+    let mut places = [0; 4];
+    for n in 0..200 {
+        let (question, golds) = asked("set.jsonl", &row(n));
+        let [label, text] = &golds[..] else { panic!("{golds:?}") };
+        assert_eq!(*text, format!("blue {n}"));
+        assert!(question.contains(&format!("\n{label}. {text}")), "{question} {label}");
+        assert_eq!(question.lines().count(), 5, "{question}");
+        places[usize::from(label.as_bytes()[0] - b'A')] += 1;
+    }
+    assert!(places.iter().all(|&times| times > 25), "{places:?}");
+    assert_eq!(asked("set.jsonl", &row(7)), asked("set.jsonl", &row(7)));
+}
+
 #[test]
 fn options_that_are_not_understood_are_refused_by_name() {
     for (row, reason) in [

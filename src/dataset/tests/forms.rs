@@ -334,6 +334,41 @@ fn rows_that_would_teach_something_wrong_are_not_used() {
 }
 
 #[test]
+fn a_passage_may_have_paragraphs() {
+    let options = ReadOptions { context: Some("context".into()), ..ReadOptions::default() };
+    let shown = |context: serde_json::Value| {
+        let row = json!({"question": "Why?", "answer": "a", "context": context}).to_string();
+        let (_folder, path) = write("set.jsonl", row.as_bytes());
+        read_tasks(&path, &options).map(|outcome| outcome.rows[0].question.clone())
+    };
+    let both = "T\nIt rained. A lot.\n\nU\nIt snowed.\n\nWhy?";
+    for context in [
+        // HotpotQA, as on the hub and as in its own files.
+        json!({"title": ["T", "U"], "sentences": [["It rained.", " A lot."], ["It snowed."]]}),
+        json!([["T", ["It rained.", " A lot."]], ["U", ["It snowed."]]]),
+        // MuSiQue.
+        json!([{"idx": 0, "title": "T", "paragraph_text": "It rained. A lot.", "is_supporting": true},
+               {"idx": 1, "title": "U", "paragraph_text": "It snowed.", "is_supporting": false}]),
+    ] {
+        assert_eq!(shown(context.clone()).unwrap(), both, "{context}");
+    }
+    assert_eq!(
+        shown(json!(["It rained.", "It snowed."])).unwrap(),
+        "It rained.\n\nIt snowed.\n\nWhy?"
+    );
+    for context in [
+        json!({"title": ["T"], "sentences": [["a"], ["b"]]}),
+        json!({"text": "a"}),
+        json!([1]),
+        json!([["T", "a"]]),
+        json!([]),
+    ] {
+        let error = shown(context.clone()).unwrap_err().to_string();
+        assert!(error.contains("it has no text in `context`"), "{context}: {error}");
+    }
+}
+
+#[test]
 fn columns_of_other_names_are_chosen() {
     let row =
         r#"{"q": "Why?", "gold": 3, "passage": "It rained.", "question": "x", "answer": "y"}"#;

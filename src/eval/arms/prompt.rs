@@ -13,11 +13,12 @@ use crate::chat::ChatMessage;
 use crate::episode::{EpisodeError, EpisodeErrorKind, EpisodeUsage};
 use crate::eval::EvalError;
 use crate::eval::data::{Question, has_number, most};
+use crate::eval::metric_choice::Metric;
 use crate::eval::rows::{AnswerStep, ArmAnswer};
 use crate::hint::Hint;
 use crate::large_model::{Call, CallUsage, LargeModel};
 use crate::prompt_template::{Template, bare_text, last_marked};
-use crate::reward::{Normalization, Number};
+use crate::reward::{AnswerMetric, Normalization, Number, chosen_label};
 use crate::task::Task;
 
 use super::Arm;
@@ -35,7 +36,11 @@ pub const PLACEHOLDER: &str = "{question}";
 /// or formulas and not compared as texts: a model that has to compute is not asked for the answer
 /// alone, and if its reply does not have the requested form, its last number counts.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Brief(BTreeSet<String>);
+pub struct Brief {
+    asked: BTreeSet<String>,
+    /// Those that are scored by the chosen option, by which samples vote there.
+    choices: BTreeSet<String>,
+}
 
 impl Brief {
     /// Those among the data sets of `questions`: by their metric, or else by what most golds are.
@@ -45,11 +50,23 @@ impl Brief {
             (&*task.source, metric.is_computed() || is_number())
         }));
         let worded = computed.into_iter().filter(|(_, is_computed)| !is_computed);
-        Self(worded.map(|(source, _)| source.to_owned()).collect())
+        let is_choice =
+            |question: &&Question| question.metric == Metric::Text(AnswerMetric::Choice);
+        Self {
+            asked: worded.map(|(source, _)| source.to_owned()).collect(),
+            choices: (questions.iter().filter(is_choice))
+                .map(|question| question.task.source.to_string())
+                .collect(),
+        }
+    }
+
+    /// None of them, with the same votes.
+    pub fn never(self) -> Self {
+        Self { asked: BTreeSet::new(), ..self }
     }
 
     fn holds(&self, task: &Task) -> bool {
-        self.0.contains(&*task.source)
+        self.asked.contains(&*task.source)
     }
 }
 
@@ -157,7 +174,14 @@ impl Prompt {
 
     /// The normal form of an answer as a vote.
     fn vote(&self, task: &Task, answer: &str) -> String {
-        let number = if self.brief.holds(task) { None } else { Number::find(answer) };
+        if self.brief.choices.contains(&*task.source)
+            && let Some(label) = task.golds.first().and_then(|gold| chosen_label(answer, gold))
+        {
+            return label.to_string();
+        }
+        // A number in words about something else is no vote.
+        let is_number = !self.brief.holds(task) && has_number(task);
+        let number = if is_number { Number::find(answer) } else { None };
         number.map_or_else(|| Normalization::Strict.apply(answer), |number| number.to_string())
     }
 }
@@ -183,13 +207,16 @@ impl PromptArm {
         (model, model_identity): (Arc<dyn LargeModel>, &str),
         deadline: Duration,
     ) -> Self {
-        let identity = json!({
+        let mut identity = json!({
             "prompt": prompt.source(),
-            "brief": prompt.brief.0,
+            "brief": prompt.brief.asked,
             "samples": samples,
             "large_model": model_identity,
-        })
-        .to_string();
+        });
+        if samples > 1 {
+            identity["choices"] = json!(prompt.brief.choices);
+        }
+        let identity = identity.to_string();
         Self { name: name.to_owned(), identity, prompt, samples, model, deadline }
     }
 }
@@ -258,7 +285,9 @@ mod tests {
     use crate::large_model::{LargeModelError, Phase, Reply, Scripted, WithFallbacks};
 
     fn worded() -> (Task, Brief) {
-        (Task { source: "s".into(), ..Task::default() }, Brief(["s".to_owned()].into()))
+        let asked = ["s".to_owned()].into();
+        let task = Task { source: "s".into(), ..Task::default() };
+        (task, Brief { asked, ..Brief::default() })
     }
 
     #[test]
@@ -304,7 +333,8 @@ mod tests {
             question("text", "42"),
         ];
         let brief = ["hotpotqa", "text"].map(str::to_owned);
-        assert_eq!(Brief::among(&questions), Brief(brief.into()));
+        let expected = Brief { asked: brief.into(), ..Brief::default() };
+        assert_eq!(Brief::among(&questions), expected);
     }
 
     #[test]
@@ -337,20 +367,28 @@ mod tests {
     #[test]
     fn the_majority_wins_and_ties_go_to_the_first() {
         let (task, brief) = worded();
-        let elected = |brief: &Brief, answers: &[&str]| {
+        let elected = |brief: &Brief, golds: &[&str], answers: &[&str]| {
+            let task =
+                Task { golds: golds.iter().map(|&gold| gold.to_owned()).collect(), ..task.clone() };
             let prompt = Prompt::direct(brief).unwrap();
             let answers: Vec<String> = answers.iter().map(|&text| text.to_owned()).collect();
             let votes = answers.iter().map(|answer| prompt.vote(&task, answer));
             most_frequent(&answers, votes).to_owned()
         };
-        let of = |answers: &[&str]| elected(&brief, answers);
+        let of = |answers: &[&str]| elected(&brief, &["Rome"], answers);
         assert_eq!(of(&["Rome", "the Oslo", "Oslo!"]), "the Oslo");
         assert_eq!(of(&["Rome", "Oslo"]), "Rome");
         assert_eq!(of(&["", "", "Oslo"]), "Oslo");
         assert_eq!(of(&["", ""]), "");
         assert_eq!(of(&["5.6", "56", "5.60"]), "5.6");
         let long = ["1 + 2 = 4", "so 1 + 2 = 3", "It is 3.0!"];
-        assert_eq!(elected(&Brief::default(), &long), "so 1 + 2 = 3");
+        assert_eq!(elected(&Brief::default(), &["4"], &long), "so 1 + 2 = 3");
+        // Of golds in words, a common number says nothing.
+        let dated = ["Oslo, in 1850", "Rome", "Bern, in 1850", "Rome!"];
+        assert_eq!(elected(&Brief::default(), &["Rome"], &dated), "Rome");
+        let choices = Brief { choices: ["s".to_owned()].into(), ..Brief::default() };
+        let chosen = ["A, as 2 + 3 is 5.", "B. 24", "C, not 5", "The answer is (B)."];
+        assert_eq!(elected(&choices, &["C", "24"], &chosen), "B. 24");
     }
 
     #[tokio::test]

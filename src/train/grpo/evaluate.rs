@@ -12,7 +12,7 @@ use super::rollout::{RolloutTask, Rollouts, Scored};
 use super::step_files;
 use super::tasks::Tasks;
 use crate::engine::Sampling;
-use crate::reward::{AnswerMetric, Normalization, own_answer};
+use crate::reward::{RewardFn, own_answer};
 use crate::run_files;
 use crate::task::Task;
 use crate::train::error::TrainError;
@@ -22,6 +22,9 @@ use crate::trajectory::{Action, Trajectory};
 
 /// Sample episodes that are stored, one per class.
 const SHOWN: usize = 8;
+/// How right answers are counted: raised with each change of it, so that the best policy of a run
+/// of an earlier version is evaluated again.
+const COUNTING: u32 = 2;
 
 /// An evaluation after a step.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -50,7 +53,8 @@ pub struct Evaluation {
 pub struct ClassResult {
     /// Number of tasks.
     pub tasks: usize,
-    /// How many of the policy's own answers matched a gold exactly.
+    /// How many of the policy's own answers were wholly right: by the judge if there is one, else
+    /// exactly a gold or equal to it by the metric of the reward.
     pub exact: usize,
     /// Mean reward.
     pub reward: f64,
@@ -73,7 +77,7 @@ pub struct SampleEpisode {
 }
 
 impl ClassResult {
-    /// Share of exact answers.
+    /// Share of right answers.
     pub fn share(&self) -> f64 {
         self.exact as f64 / self.tasks.max(1) as f64
     }
@@ -89,12 +93,12 @@ impl ClassResult {
         (((middle - spread) / scale).max(0.0), ((middle + spread) / scale).min(1.0))
     }
 
-    fn add(&mut self, is_exact: bool, scored: &Scored) {
+    fn add(&mut self, is_right: bool, scored: &Scored) {
         let before = self.tasks as f64;
         let mean = |mean: f64, value: f64| (mean * before + value) / (before + 1.0);
         self.reward = mean(self.reward, scored.reward.total);
         self.turns = mean(self.turns, scored.episode.trajectory.turns.len() as f64);
-        self.exact += usize::from(is_exact);
+        self.exact += usize::from(is_right);
         self.tasks += 1;
     }
 }
@@ -126,7 +130,7 @@ impl Evaluation {
         }
         for (task, outcome) in tasks.eval.iter().zip(outcomes) {
             if let Some(scored) = outcome {
-                evaluation.add(task, scored, tasks);
+                evaluation.add(task, scored, tasks, rollouts.rewarder.builtin());
             }
         }
         Ok(evaluation)
@@ -141,14 +145,16 @@ impl Evaluation {
         ]
     }
 
-    fn add(&mut self, task: &Task, scored: Scored, tasks: &Tasks) {
-        let is_exact = own_answer(&scored.episode.trajectory).is_some_and(|answer| {
-            AnswerMetric::Exact.score(answer, &task.golds, Normalization::Strict) == 1.0
-        });
+    fn add(&mut self, task: &Task, scored: Scored, tasks: &Tasks, reward: &RewardFn) {
+        let is_right = match &scored.judged {
+            Some(judged) => judged.score == 1.0,
+            None => own_answer(&scored.episode.trajectory)
+                .is_some_and(|answer| reward.is_right(answer, &task.golds)),
+        };
         let class = class(task);
         let is_new = !self.classes.contains_key(&class);
-        self.all.add(is_exact, &scored);
-        self.classes.entry(class).or_default().add(is_exact, &scored);
+        self.all.add(is_right, &scored);
+        self.classes.entry(class).or_default().add(is_right, &scored);
         for turn in &scored.episode.trajectory.turns {
             if let Action::Prompt(prompt) = &turn.action
                 && let Some(class) = tasks.classify(prompt)
@@ -170,7 +176,7 @@ impl Evaluation {
         ClassResult { tasks: self.all.tasks + self.failed, ..self.all }
     }
 
-    /// Whether it is better than `other`: more exact answers, then more reward, which only a
+    /// Whether it is better than `other`: more right answers, then more reward, which only a
     /// complete evaluation has.
     pub fn is_better_than(&self, other: &ClassResult) -> bool {
         let (own, other_share) = (self.at_least(), other.share());
@@ -223,7 +229,8 @@ pub fn basis(
     text: &[(String, PathBuf)],
 ) -> Result<u32, TrainError> {
     let judge = config.judge.as_ref().map(|judge| &judge.large_model);
-    let settings = (&tasks.eval, &config.large_model, &config.limits, &config.reward, judge);
+    let GrpoConfig { large_model, limits, reward, .. } = config;
+    let settings = (COUNTING, &tasks.eval, large_model, limits, reward, judge);
     let mut sum = crc32c::crc32c(&serde_json::to_vec(&settings).map_err(io::Error::other)?);
     for (_, path) in text {
         let contents = std::fs::read(path).map_err(|source| TrainError::read(path, source))?;

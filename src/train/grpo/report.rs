@@ -18,7 +18,7 @@ const PAGE: &str = include_str!("report.html");
 /// The plotted metrics, with their titles.
 const CURVES: [(&str, &str); 16] = [
     ("reward", "reward"),
-    ("eval_exact", "held-out exact match"),
+    ("eval_exact", "held-out right answers"),
     ("answer", "answer score"),
     ("format", "format score"),
     ("turns", "turns"),
@@ -84,7 +84,7 @@ fn page(
     })
 }
 
-/// Exact match by class, before and after; the last row is the total.
+/// Right answers by class, before and after; the last row is the total.
 fn results(first: &Evaluation, last: &Evaluation) -> Vec<Rendered> {
     let row = |name: &str, before: Option<&ClassResult>, after: &ClassResult| {
         context! { name, before => before.map(result), after => result(after) }

@@ -3,6 +3,11 @@
 use serde_json::{Map, Value};
 
 use super::*;
+use crate::dataset::ReadOptions;
+use crate::episode::RoleUsage;
+use crate::reward::{AnswerMetric, RewardConfig};
+use crate::train::grpo::config::{JudgeChoice, TaskConfig};
+use crate::train::grpo::judge::AnswerJudge;
 
 /// A policy that asks once, about each question something else, and answers with the reply.
 fn asking_differently() -> Arc<dyn Policy> {
@@ -64,6 +69,46 @@ fn what_fails_is_counted_and_an_outage_is_waited_for() {
         }
     );
     assert!(expected, "{error}");
+}
+
+/// Four tasks with the gold 42, which are answered in a sentence.
+fn evaluation_of_sentences(
+    metric: Option<AnswerMetric>,
+    judge: Option<Arc<AnswerJudge>>,
+) -> Evaluation {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("tasks.jsonl");
+    let rows = [0, 1, 2, 3].map(|n| format!("{{\"question\": \"q {n}\", \"answer\": \"42\"}}"));
+    std::fs::write(&path, rows.join("\n")).unwrap();
+    let mut config = config(folder.path());
+    config.reward = RewardConfig { metric, ..RewardConfig::default() };
+    let read = ReadOptions::default();
+    config.tasks = TaskConfig::File { path: path.clone(), read, eval_path: Some(path) };
+    let policy = Arc::new(ScriptedPolicy::new(|shown| match shown {
+        [_] => "<think>t</think><interaction_prompt>p</interaction_prompt>".to_owned(),
+        _ => "<think>t</think><answer>It is 42.</answer>".to_owned(),
+    }));
+    config.limits = Limits { max_turn_tokens: 50, ..Limits::default() };
+    let rollouts = Rollouts { judge, ..rollouts(&config, policy, echo()) };
+    let tasks = Tasks::load(&config.tasks, 0, 4, |_| Ok(true)).unwrap();
+    wait(Evaluation::run(&config.outage, &tasks, &rollouts, 0)).unwrap()
+}
+
+#[test]
+fn an_answer_is_right_by_the_metric_or_the_judge() {
+    let numeric = evaluation_of_sentences(Some(AnswerMetric::Numeric), None);
+    assert_eq!((numeric.all.tasks, numeric.all.exact), (4, 4));
+    let by_words = evaluation_of_sentences(Some(AnswerMetric::F1), None);
+    assert_eq!((by_words.all.tasks, by_words.all.exact), (4, 0));
+    for (score, exact) in [(1, 4), (0, 0)] {
+        let model = Arc::new(Scripted::new("judge", move |_: &Call| {
+            Ok(Reply::text(format!("Score: {score}")))
+        }));
+        let choice = JudgeChoice::default();
+        let judge = AnswerJudge::new(&choice, model, RoleUsage::default()).unwrap();
+        let judged = evaluation_of_sentences(None, Some(Arc::new(judge)));
+        assert_eq!((judged.all.tasks, judged.all.exact), (4, exact));
+    }
 }
 
 /// Cancels once a file exists.
