@@ -14,12 +14,12 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use prompt_r1::eval::arms::{Arm, Brief, Prompt, PromptArm};
+use prompt_r1::eval::arms::{Arm, BriefSources, Prompt, PromptArm};
 use prompt_r1::eval::data::Question;
 use prompt_r1::eval::metric_choice::Metric;
 use prompt_r1::eval::rows::Outcome;
 use prompt_r1::eval::run::{EvalProgress, Plan, run};
-use prompt_r1::large_model::{Cached, Endpoint, EndpointSetup, LargeModel, LargeModelConfig};
+use prompt_r1::large_model::{CachedModel, Endpoint, EndpointSetup, LargeModel, LargeModelConfig};
 use prompt_r1::reward::AnswerMetric;
 use prompt_r1::task::Task;
 use tokio_util::sync::CancellationToken;
@@ -63,10 +63,11 @@ async fn main() -> anyhow::Result<()> {
         let setup = EndpointSetup { keys: &|_| None, observer: Arc::new(()), seed: 0 };
         let endpoint: Arc<dyn LargeModel> = Arc::new(Endpoint::new("m", &config, &setup)?);
         let replies = folder.path().join("replies.jsonl");
-        let model = Cached::persistent(endpoint, 1_000_000, &replies)?.billing_repeats();
+        let model =
+            CachedModel::persistent(endpoint, 1_000_000, &replies)?.billing_cached_replies();
         let arm: Arc<dyn Arm> = Arc::new(PromptArm::new(
             "direct",
-            Prompt::direct(&Brief::default())?,
+            Prompt::direct(&BriefSources::default())?,
             1,
             (Arc::new(model), "m"),
             Duration::from_secs(60),

@@ -99,7 +99,7 @@ const CONFIG: &str = r#"
 "#;
 
 fn main() -> anyhow::Result<()> {
-    memory::keep_freed();
+    memory::retain_freed_memory();
     let case = Case::chosen()?;
     let weights = Weights::random(&case.shape, 0, &Device::Cpu)?;
     let weights = weights.to_device(&case.device)?.to_dtype(case.dtype)?;

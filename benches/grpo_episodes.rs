@@ -77,7 +77,7 @@ const CONFIG: &str = r#"
 "#;
 
 fn main() -> anyhow::Result<()> {
-    memory::keep_freed();
+    memory::retain_freed_memory();
     let temporary = tempfile::tempdir()?;
     // What `cargo bench` itself adds begins with dashes.
     let mut arguments = std::env::args().skip(1).filter(|argument| !argument.starts_with("--"));

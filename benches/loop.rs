@@ -17,7 +17,7 @@ use std::time::Instant;
 use anyhow::Context;
 use bytes::Bytes;
 use prompt_r1::engine::Sampling;
-use prompt_r1::episode::{EpisodeRequest, Participants, Silent, run_episode};
+use prompt_r1::episode::{DiscardEvents, EpisodeRequest, Participants, run_episode};
 use prompt_r1::http::Metrics;
 use prompt_r1::large_model::{Endpoint, EndpointSetup, LargeModelConfig};
 use prompt_r1::policy::ScriptedPolicy;
@@ -89,7 +89,7 @@ async fn measure(calls: usize) -> anyhow::Result<(Times, Times)> {
         let participants =
             Participants { policy: &policy, large_model: endpoint, protocol: &protocol };
         let request = EpisodeRequest::new(QUESTION, Sampling::GREEDY);
-        run_episode(participants, &request, &mut Silent).await
+        run_episode(participants, &request, &mut DiscardEvents).await
     };
 
     // One episode, to learn what it sends.

@@ -32,7 +32,7 @@ struct Case {
 }
 
 fn main() -> anyhow::Result<()> {
-    memory::keep_freed();
+    memory::retain_freed_memory();
     let is_large = std::env::args().any(|argument| argument == "qwen3-0.6b");
     let case = if is_large {
         Case { spec: shapes::qwen3_0_6b(), sequences: 2, length: 512, rank: 16 }

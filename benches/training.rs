@@ -23,7 +23,7 @@ const ROUNDS: usize = 5;
 const STEPS: usize = 10;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    memory::keep_freed();
+    memory::retain_freed_memory();
     let config = Spec { vocab_size: 512, ..shapes::small() };
     let weights = Weights::random(&config, 0, &Device::Cpu)?;
     let mut model = Model::new(config, weights);

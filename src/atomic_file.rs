@@ -17,7 +17,7 @@ pub fn replace(path: &Path, write: impl FnOnce(&Path) -> io::Result<()>) -> io::
         .and_then(|()| File::open(&beside)?.sync_all())
         .and_then(|()| std::fs::rename(&beside, path));
     if written.is_err() {
-        // The error itself says more than one about this.
+        // If this fails too, the first error says more.
         std::fs::remove_file(&beside).ok();
     }
     written?;

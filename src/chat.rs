@@ -68,13 +68,13 @@ impl ChatMessage {
         self.content.as_array().into_iter().flatten().filter(|part| is_attachment(part))
     }
 
-    /// Takes them out. Each leaves a null in its place.
+    /// Removes the attachments and returns them. A null stays in the place of each.
     pub fn take_attachments(&mut self) -> Vec<Value> {
         let parts = self.content.as_array_mut().into_iter().flatten();
         parts.filter(|part| is_attachment(part)).map(Value::take).collect()
     }
 
-    /// Puts copies of them back in their places.
+    /// Inserts copies of `attachments` where [`Self::take_attachments`] left nulls.
     pub fn put_attachments(&mut self, attachments: &[Value]) {
         let parts = self.content.as_array_mut().into_iter().flatten();
         let places = parts.filter(|part| part.is_null());

@@ -15,21 +15,21 @@ use tokio::sync::oneshot;
 /// The stack of each thread. Only touched pages take memory.
 pub const STACK_BYTES: usize = 64 * 1024 * 1024;
 /// Below this many bytes, the work takes less time than handing it to another thread.
-const FEW: usize = 64 * 1024;
+const MAX_INLINE_BYTES: usize = 64 * 1024;
 /// How many jobs may wait for a thread.
-const QUEUE: usize = 256;
+const MAX_QUEUED_JOBS: usize = 256;
 
 /// Work that was not finished.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ComputeError {
     /// The queue is full.
     #[error("the server has too much to compute")]
-    Full,
+    QueueFull,
     /// The deadline passed.
-    #[error("it was not computed within its deadline")]
-    Late,
+    #[error("the computation did not finish before its deadline")]
+    TimedOut,
     /// The work panicked.
-    #[error("its computation failed")]
+    #[error("the computation failed")]
     Panicked,
 }
 
@@ -42,14 +42,14 @@ pub struct StopSignal {
 
 impl StopSignal {
     /// Whether the caller has stopped waiting for the result.
-    pub fn is_due(&self) -> bool {
+    pub fn should_stop(&self) -> bool {
         self.is_abandoned.load(Ordering::Relaxed) || Instant::now() >= self.deadline
     }
 }
 
 type Job = Box<dyn FnOnce() + Send>;
 
-static QUEUED: LazyLock<SyncSender<Job>> = LazyLock::new(start);
+static JOB_SENDER: LazyLock<SyncSender<Job>> = LazyLock::new(start);
 
 /// Runs `work` and waits for its result until `deadline`. Work that may take long must poll the
 /// [`StopSignal`]. Work whose caller leaves before it starts is not started.
@@ -64,18 +64,18 @@ pub async fn run<T: Send + 'static>(
     let abandoned = AbandonOnDrop(Arc::clone(&stop.is_abandoned));
     let (sender, receiver) = oneshot::channel();
     let job: Job = Box::new(move || {
-        if !stop.is_due() {
+        if !stop.should_stop() {
             // The caller may have left by now.
             let _ = sender.send(work(&stop));
         }
     });
-    QUEUED.try_send(job).map_err(|_| ComputeError::Full)?;
+    JOB_SENDER.try_send(job).map_err(|_| ComputeError::QueueFull)?;
     let result = tokio::time::timeout_at(deadline.into(), receiver).await;
     drop(abandoned);
     match result {
         Ok(Ok(result)) => Ok(result),
         Ok(Err(_)) if Instant::now() < deadline => Err(ComputeError::Panicked),
-        _ => Err(ComputeError::Late),
+        _ => Err(ComputeError::TimedOut),
     }
 }
 
@@ -110,7 +110,7 @@ pub fn panic_message(panic: &(dyn Any + Send)) -> &str {
 
 /// Whether so many bytes are worth another thread.
 fn is_much(bytes: usize) -> bool {
-    bytes > FEW
+    bytes > MAX_INLINE_BYTES
 }
 
 struct AbandonOnDrop(Arc<AtomicBool>);
@@ -123,7 +123,7 @@ impl Drop for AbandonOnDrop {
 
 /// Starts the threads. They live as long as the process.
 fn start() -> SyncSender<Job> {
-    let (sender, receiver) = sync_channel(QUEUE);
+    let (sender, receiver) = sync_channel(MAX_QUEUED_JOBS);
     let receiver = Arc::new(Mutex::new(receiver));
     let threads = thread::available_parallelism().map_or(2, |cores| cores.get().clamp(2, 8));
     for number in 0..threads {
@@ -167,13 +167,14 @@ mod tests {
         let panicked = run(soon(), |_| -> u8 { panic!("on purpose") }).await;
         assert_eq!(panicked, Err(ComputeError::Panicked));
         let past = Instant::now();
-        assert_eq!(run(past, |_| ()).await, Err(ComputeError::Late));
+        assert_eq!(run(past, |_| ()).await, Err(ComputeError::TimedOut));
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
     async fn others_go_on_while_a_thread_is_taken() {
         let (sender, receiver) = std::sync::mpsc::channel();
-        let work = tokio::spawn(async move { in_place(FEW + 1, || receiver.recv().is_ok()) });
+        let work =
+            tokio::spawn(async move { in_place(MAX_INLINE_BYTES + 1, || receiver.recv().is_ok()) });
         // The only worker is taken by now, or will be.
         let other = tokio::spawn(async move { sender.send(()).is_ok() });
         assert!(other.await.unwrap() && work.await.unwrap());
@@ -181,7 +182,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_thread_that_is_alone_works_all_the_same() {
-        assert_eq!(in_place(FEW + 1, || 7), 7);
+        assert_eq!(in_place(MAX_INLINE_BYTES + 1, || 7), 7);
     }
 
     #[tokio::test]
@@ -190,7 +191,7 @@ mod tests {
         let (begun, running) = oneshot::channel();
         let work = tokio::spawn(run(soon(), move |stop| {
             begun.send(()).unwrap();
-            while !stop.is_due() {
+            while !stop.should_stop() {
                 thread::yield_now();
             }
             sender.send(()).unwrap();

@@ -5,29 +5,31 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use tokio::sync::Semaphore;
 
-/// What one caller leaves to others: one part in this many.
+/// The part of the total that one caller cannot take: one in this many.
 const LEFT_TO_OTHERS: usize = 8;
 
-/// The share of one caller of the whole.
-pub fn of_one(whole: usize) -> usize {
+/// How much of `whole` one caller may take.
+pub fn per_caller(whole: usize) -> usize {
     whole - (whole / LEFT_TO_OTHERS).max(1).min(whole / 2)
 }
 
-/// The shares of callers, who are numbers; 0 is for callers that are not known apart.
+/// Limits each caller's use of a resource. Callers have numbers; 0 stands for callers that cannot
+/// be told apart.
 #[derive(Debug)]
-pub struct Shares {
-    of_one: usize,
-    /// Callers that use theirs.
+pub struct CallerShares {
+    per_caller: usize,
+    /// The callers that hold permits.
     callers: Mutex<HashMap<u64, Weak<Semaphore>>>,
 }
 
-impl Shares {
-    /// The shares of so many places.
-    pub fn of_whole(places: usize) -> Self {
-        Self { of_one: of_one(places), callers: Mutex::default() }
+impl CallerShares {
+    /// Limits for a resource with `places` permits.
+    pub fn new(places: usize) -> Self {
+        Self { per_caller: per_caller(places), callers: Mutex::default() }
     }
 
-    /// The places that this caller may take beside those of the whole; `None`: all.
+    /// The semaphore of this caller, to acquire in addition to that of the resource; `None` if the
+    /// caller has no limit of its own.
     pub fn of(&self, caller: u64) -> Option<Arc<Semaphore>> {
         if caller == 0 {
             return None;
@@ -37,7 +39,7 @@ impl Shares {
             return Some(share);
         }
         callers.retain(|_, share| share.strong_count() > 0);
-        let share = Arc::new(Semaphore::new(self.of_one));
+        let share = Arc::new(Semaphore::new(self.per_caller));
         callers.insert(caller, Arc::downgrade(&share));
         Some(share)
     }
@@ -52,13 +54,13 @@ mod tests {
     #[test]
     fn a_part_is_left_to_others() {
         for (whole, share) in [(0, 0), (1, 1), (2, 1), (4, 3), (16, 14), (64, 56), (256, 224)] {
-            assert_eq!(of_one(whole), share, "{whole}");
+            assert_eq!(per_caller(whole), share, "{whole}");
         }
     }
 
     #[test]
     fn each_caller_has_one_share_while_it_uses_it() {
-        let shares = Shares::of_whole(4);
+        let shares = CallerShares::new(4);
         assert!(shares.of(0).is_none());
         let first = shares.of(1).unwrap();
         assert!(Arc::ptr_eq(&first, &shares.of(1).unwrap()));

@@ -1,4 +1,4 @@
-//! What a text of JSON takes in memory once it is parsed, estimated before it is.
+//! Estimates the memory that JSON text takes once it is parsed, before it is parsed.
 //!
 //! A value of two bytes may take hundreds: a tree of `serde_json::Value` has an index for every
 //! object, and room for values to come. So a bound on the length of a text bounds the memory only
@@ -9,13 +9,13 @@ use serde_json::Value;
 
 /// An object with its index and the places of its first fields, bytes.
 const OBJECT: usize = 400;
-/// The fields that it has places for.
+/// The number of fields that [`OBJECT`] includes.
 const FEW_FIELDS: usize = 3;
 /// A further field.
 const FIELD: usize = 300;
 /// A list with the places of its first items.
 const LIST: usize = 300;
-/// The items that it has places for.
+/// The number of items that [`LIST`] includes.
 const FEW_ITEMS: usize = 4;
 /// A further item.
 const ITEM: usize = 144;
@@ -26,7 +26,7 @@ const STRING: usize = 32;
 const DEPTH: usize = 128;
 
 /// The bytes that the structure of a text of JSON takes in memory, the text of its strings aside.
-/// What is no JSON has a size, too.
+/// Invalid JSON has a size, too.
 pub fn parsed_bytes(json: &[u8]) -> usize {
     let mut bytes = 0usize;
     // The commas in what is open, and whether that is an object.

@@ -13,7 +13,7 @@ const MAX_OUTPUT: usize = 64 * 1024;
 /// How long to keep reading the output of a program that has ended.
 const DRAIN: Duration = Duration::from_millis(200);
 /// How much of an error output is shown, characters.
-const SHOWN: usize = 200;
+const MAX_SHOWN_CHARS: usize = 200;
 
 /// Runs `program` with `input` on its standard input, and returns its standard output. Dropping the
 /// future kills the program and the processes that it started.
@@ -58,7 +58,7 @@ pub async fn run(program: &str, arguments: &[String], input: &[u8]) -> Result<St
     let status = status.map_err(|error| error.to_string())?;
     if !status.success() {
         let complaint = String::from_utf8_lossy(&complaint);
-        return Err(format!("it ended with {status}: {}", end(&complaint)));
+        return Err(format!("it ended with {status}: {}", tail(&complaint)));
     }
     if output.len() > MAX_OUTPUT {
         return Err(format!("its output is longer than {MAX_OUTPUT} bytes"));
@@ -72,15 +72,15 @@ pub fn files<'w>(words: impl IntoIterator<Item = &'w String>) -> Vec<PathBuf> {
 }
 
 /// The end of an error output, where most programs say what went wrong.
-fn end(text: &str) -> &str {
+fn tail(text: &str) -> &str {
     let text = text.trim();
-    let cut = text.char_indices().rev().nth(SHOWN - 1).map_or(0, |(at, _)| at);
+    let cut = text.char_indices().rev().nth(MAX_SHOWN_CHARS - 1).map_or(0, |(at, _)| at);
     text.get(cut..).unwrap_or_default()
 }
 
 /// The beginning of a text, for an error.
 pub fn head(text: &str) -> String {
-    text.trim().chars().take(SHOWN).collect()
+    text.trim().chars().take(MAX_SHOWN_CHARS).collect()
 }
 
 /// The process group of a program, which is killed with it.

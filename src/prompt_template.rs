@@ -16,12 +16,12 @@ pub struct TemplateError {
     /// What is wrong with it.
     pub reason: String,
     /// The variables that it may use.
-    pub knows: &'static str,
+    pub variables: &'static str,
 }
 
 impl Hint for TemplateError {
     fn hint(&self) -> Option<Cow<'_, str>> {
-        Some(format!("the variables are {}", self.knows).into())
+        Some(format!("the variables are {}", self.variables).into())
     }
 }
 
@@ -32,19 +32,19 @@ pub struct Template {
     name: String,
     source: String,
     /// The variables that it may use, for errors.
-    knows: &'static str,
+    variables: &'static str,
 }
 
 impl Template {
-    /// `knows` lists the variables for errors.
+    /// `variables` names the variables that the template may use, for errors.
     ///
     /// # Errors
     /// When it is not a valid template.
-    pub fn new(name: &str, source: String, knows: &'static str) -> Result<Self, TemplateError> {
+    pub fn new(name: &str, source: String, variables: &'static str) -> Result<Self, TemplateError> {
         let mut environment = Environment::new();
         environment.set_undefined_behavior(UndefinedBehavior::Strict);
         let added = environment.add_template_owned(name.to_owned(), source.clone());
-        let template = Self { environment, name: name.to_owned(), source, knows };
+        let template = Self { environment, name: name.to_owned(), source, variables };
         match added {
             Ok(()) => Ok(template),
             Err(error) => Err(template.wrong(error.to_string())),
@@ -67,12 +67,12 @@ impl Template {
 
     /// An error about this template.
     pub fn wrong(&self, reason: String) -> TemplateError {
-        TemplateError { name: self.name.clone(), reason, knows: self.knows }
+        TemplateError { name: self.name.clone(), reason, variables: self.variables }
     }
 }
 
-/// What follows `mark` in the last line that begins with it, ignoring emphasis; where nothing does,
-/// the next line that says something. `mark` is in lower case.
+/// What follows `mark` in the last line that begins with it, ignoring emphasis; if nothing follows
+/// it, the next line that is not empty. `mark` is in lower case.
 pub fn last_marked<'r>(reply: &'r str, mark: &str) -> Option<&'r str> {
     let lines: Vec<&str> = reply.lines().collect();
     let marked = (0..lines.len()).rev().filter_map(|at| {
@@ -80,7 +80,7 @@ pub fn last_marked<'r>(reply: &'r str, mark: &str) -> Option<&'r str> {
         let mut texts = std::iter::once(after_mark(lines[at], mark)?).chain(below).map(bare_text);
         Some(texts.find(|text| !text.is_empty()).unwrap_or_default())
     });
-    // A mark without a text is an empty answer only where no other has one.
+    // A mark without text counts as an empty answer only if no other mark has text.
     let mut found = None;
     for text in marked {
         found = Some(text);

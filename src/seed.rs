@@ -51,7 +51,7 @@ pub fn near(seed: u64, index: u64) -> u64 {
     seed.wrapping_add(index) & i32::MAX as u64
 }
 
-/// Whether a caller chose it: drawn seeds have 64 bits.
+/// Whether a caller chose this seed: seeds that are drawn have 64 bits.
 pub fn is_chosen(seed: u64) -> bool {
     seed <= i32::MAX as u64
 }

@@ -1,11 +1,11 @@
 //! Suggestions for unknown names.
 
 /// The longest name that is compared, bytes: the comparison takes quadratic time.
-const LONGEST: usize = 64;
+const MAX_LENGTH: usize = 64;
 
 /// The known name that is most like `name`, if one is: at most half of its characters differ.
 pub fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    if name.len() > LONGEST {
+    if name.len() > MAX_LENGTH {
         return None;
     }
     let known = known.into_iter().map(|known| (strsim::damerau_levenshtein(name, known), known));

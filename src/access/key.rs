@@ -44,9 +44,9 @@ impl KeyLimits {
 /// A key as it is stored.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Key {
-    /// Names it, also in the key itself.
+    /// Identifies the key, and is a part of it.
     pub id: String,
-    /// What it is for.
+    /// The purpose of the key, for the operator.
     pub name: String,
     /// SHA-256 of the secret, hexadecimal.
     pub(super) hash: String,
@@ -60,7 +60,7 @@ pub struct Key {
 
 impl Key {
     /// Whether the secret is this key's, and the key valid. Takes the same time for any secret.
-    pub(super) fn is_of(&self, secret: &str) -> bool {
+    pub(super) fn accepts(&self, secret: &str) -> bool {
         let is_same: bool = hash(secret).as_bytes().ct_eq(self.hash.as_bytes()).into();
         is_same && self.revoked_at.is_none()
     }
@@ -92,7 +92,7 @@ impl NewKey {
 }
 
 /// Whether a bearer token has the form of this server's keys.
-pub fn is_own_key(bearer: &str) -> bool {
+pub fn has_key_format(bearer: &str) -> bool {
     bearer.starts_with(PREFIX)
 }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::shared::RedisCounters;
 use super::spending::Spending;
-use super::window::{DAY, MINUTE, Moment, Used};
+use super::window::{DAY, KeyUsage, MINUTE, Timestamp};
 use super::{Key, Store};
 
 /// A limit that a key has reached.
@@ -57,7 +57,7 @@ struct Minute {
 
 impl Minute {
     /// Starts a new window when the minute has changed.
-    fn turn(&mut self, number: u64) -> &mut Self {
+    fn advance_to(&mut self, number: u64) -> &mut Self {
         // A request may read the clock before the minute changes and get here after another has
         // seen the change.
         if self.number != number && self.number != number + 1 {
@@ -89,7 +89,7 @@ impl Limiter {
         if !is_limited {
             return Ok(());
         }
-        let now = Moment::new(now);
+        let now = Timestamp::new(now);
         let own = self.begin(key, requests, now);
         let shared = match &self.shared {
             Some(shared) => {
@@ -136,11 +136,11 @@ impl Limiter {
         cost: f64,
         now: SystemTime,
     ) {
-        let now = Moment::new(now);
+        let now = Timestamp::new(now);
         // Rounded up, so that a small cost is not lost.
         let micros = (cost.max(0.0) * 1e6).ceil() as i64;
         if let Some(minute) = self.minutes().get_mut(&key.id) {
-            let minute = minute.turn(now.minute());
+            let minute = minute.advance_to(now.minute());
             minute.tokens = minute.tokens.saturating_add(tokens);
         }
         let shared = match &self.shared {
@@ -160,11 +160,11 @@ impl Limiter {
         self.spending.finish(store, until).await;
     }
 
-    fn begin(&self, key: &Key, requests: u32, now: Moment) -> Used {
+    fn begin(&self, key: &Key, requests: u32, now: Timestamp) -> KeyUsage {
         let mut minutes = self.minutes();
-        let minute = minutes.entry(key.id.clone()).or_default().turn(now.minute());
+        let minute = minutes.entry(key.id.clone()).or_default().advance_to(now.minute());
         minute.requests += u64::from(requests);
-        Used { requests: minute.requests, tokens: minute.tokens, micros: 0 }
+        KeyUsage { requests: minute.requests, tokens: minute.tokens, micros: 0 }
     }
 
     /// There are no more entries than valid keys.

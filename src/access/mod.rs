@@ -25,7 +25,7 @@ mod tests;
 mod window;
 
 pub use config::{AccessConfig, RedisTlsConfig, UrlLookup};
-pub use key::{Key, KeyLimits, NewKey, is_own_key};
+pub use key::{Key, KeyLimits, NewKey, has_key_format};
 pub use limits::Refusal;
 pub use store::{Store, StoreError};
 
@@ -36,20 +36,20 @@ use shared::RedisCounters;
 use crate::hint::Hint;
 
 /// How long a key that was looked up is trusted: a revoked key works at most this much longer.
-const FRESH: Duration = Duration::from_secs(5);
+const CACHE_TTL: Duration = Duration::from_secs(5);
 /// How long to wait after a failure of the store before it is asked again.
-const PAUSE: Duration = Duration::from_secs(2);
+const RETRY_PAUSE: Duration = Duration::from_secs(2);
 /// How long a known key is still accepted while the store is unreachable.
-const STALE: Duration = Duration::from_secs(600);
+const MAX_STALE_AGE: Duration = Duration::from_secs(600);
 /// How long shutdown waits for open bills to be charged and written to the store.
-const LAST_BILLS: Duration = Duration::from_secs(10);
+const SHUTDOWN_BILLING_TIMEOUT: Duration = Duration::from_secs(10);
 /// The least time that the store has for the last write, even if the bills took longer.
-const LAST_WRITE: Duration = Duration::from_secs(2);
+const FINAL_WRITE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How many keys, known and unknown, are cached.
-const REMEMBERED: usize = 10_000;
+const MAX_CACHED_KEYS: usize = 10_000;
 
 /// Keys by their ids, `None` for ids that are no key's, and when they were looked up.
-type Remembered = HashMap<String, (Instant, Option<Arc<Key>>)>;
+type KeyCache = HashMap<String, (Instant, Option<Arc<Key>>)>;
 
 /// Why a caller is refused.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -83,10 +83,10 @@ pub struct Access {
     /// The bills that are open, and those that are being counted after their request has ended.
     counting: TaskTracker,
     /// Whether a key was ever made. From then on every caller needs one.
-    is_closed: AtomicBool,
+    requires_key: AtomicBool,
     /// When the store was last seen to be empty.
-    seen_open: Mutex<Option<Instant>>,
-    remembered: Mutex<Remembered>,
+    seen_empty: Mutex<Option<Instant>>,
+    key_cache: Mutex<KeyCache>,
     /// Held during a lookup, so that others waiting for the same key use its result.
     looking_up: KeyLocks,
     /// When the store last failed.
@@ -94,8 +94,8 @@ pub struct Access {
 }
 
 impl Access {
-    /// The keys that `config` says. `urls` looks up the variables that it names. Without a store's
-    /// URL and without a file there are no keys.
+    /// Opens the keys that `config` configures. `urls` looks up the variables that it names.
+    /// Without a store's URL and without a file there are no keys.
     ///
     /// # Errors
     /// When the store, or Redis, cannot be opened.
@@ -113,13 +113,13 @@ impl Access {
             store: RwLock::new(store),
             limiter,
             counting: TaskTracker::new(),
-            is_closed: AtomicBool::new(false),
-            seen_open: Mutex::new(None),
-            remembered: Mutex::default(),
+            requires_key: AtomicBool::new(false),
+            seen_empty: Mutex::new(None),
+            key_cache: Mutex::default(),
             looking_up: KeyLocks::default(),
             failed: Mutex::default(),
         };
-        access.look().await?;
+        access.refresh().await?;
         Ok(access)
     }
 
@@ -134,7 +134,7 @@ impl Access {
     ///
     /// # Errors
     /// When the file is no store that can be read.
-    pub async fn look(&self) -> Result<(), StoreError> {
+    pub async fn refresh(&self) -> Result<(), StoreError> {
         if self.store().is_none()
             && let Some(store) = Self::embedded(&self.config.store).await?
         {
@@ -143,7 +143,7 @@ impl Access {
         if let Some(store) = self.store()
             && store.has_keys().await?
         {
-            self.is_closed.store(true, Ordering::Relaxed);
+            self.requires_key.store(true, Ordering::Relaxed);
         }
         Ok(())
     }
@@ -156,19 +156,19 @@ impl Access {
     ///
     /// # Errors
     /// When the store cannot be read.
-    pub async fn is_closed(&self) -> Result<bool, Denied> {
-        if self.is_closed.load(Ordering::Relaxed) {
+    pub async fn requires_key(&self) -> Result<bool, Denied> {
+        if self.requires_key.load(Ordering::Relaxed) {
             return Ok(true);
         }
         {
-            let mut seen = self.seen_open.lock().unwrap_or_else(PoisonError::into_inner);
-            if seen.is_some_and(|seen| seen.elapsed() < FRESH) {
+            let mut seen = self.seen_empty.lock().unwrap_or_else(PoisonError::into_inner);
+            if seen.is_some_and(|seen| seen.elapsed() < CACHE_TTL) {
                 return Ok(false);
             }
             *seen = Some(Instant::now());
         }
-        self.look().await.map_err(unavailable)?;
-        Ok(self.is_closed.load(Ordering::Relaxed))
+        self.refresh().await.map_err(unavailable)?;
+        Ok(self.requires_key.load(Ordering::Relaxed))
     }
 
     /// The key that `bearer` is; `None` where none is needed.
@@ -176,36 +176,36 @@ impl Access {
     /// # Errors
     /// When a key is needed and `bearer` is none that is valid, or the store cannot be read.
     pub async fn authenticate(&self, bearer: Option<&str>) -> Result<Option<Arc<Key>>, Denied> {
-        if !self.is_closed().await? {
+        if !self.requires_key().await? {
             return Ok(None);
         }
         let bearer = bearer.ok_or(Denied::Missing)?;
         let (id, secret) = key::split(bearer).ok_or(Denied::Unknown)?;
         let key = self.find(id).await?.ok_or(Denied::Unknown)?;
-        if key.is_of(secret) { Ok(Some(key)) } else { Err(Denied::Unknown) }
+        if key.accepts(secret) { Ok(Some(key)) } else { Err(Denied::Unknown) }
     }
 
     async fn find(&self, id: &str) -> Result<Option<Arc<Key>>, Denied> {
-        if let Some(fresh) = self.fresh(id) {
-            return Ok(fresh);
+        if let Some(cached) = self.cached(id) {
+            return Ok(cached);
         }
         let _alone = self.looking_up.lock(id).await;
-        if let Some(fresh) = self.fresh(id) {
-            return Ok(fresh);
+        if let Some(cached) = self.cached(id) {
+            return Ok(cached);
         }
         match self.look_up(id).await {
             Ok(key) => {
-                let mut remembered = self.remembered();
-                if remembered.len() >= REMEMBERED {
-                    remembered.retain(|_, (at, _)| at.elapsed() < FRESH);
+                let mut key_cache = self.key_cache();
+                if key_cache.len() >= MAX_CACHED_KEYS {
+                    key_cache.retain(|_, (at, _)| at.elapsed() < CACHE_TTL);
                 }
-                if remembered.len() < REMEMBERED {
-                    remembered.insert(id.to_owned(), (Instant::now(), key.clone()));
+                if key_cache.len() < MAX_CACHED_KEYS {
+                    key_cache.insert(id.to_owned(), (Instant::now(), key.clone()));
                 }
                 Ok(key)
             }
-            Err(denied) => match self.remembered().get(id) {
-                Some((at, Some(key))) if at.elapsed() < STALE => {
+            Err(denied) => match self.key_cache().get(id) {
+                Some((at, Some(key))) if at.elapsed() < MAX_STALE_AGE => {
                     tracing::warn!("using a cached key");
                     Ok(Some(Arc::clone(key)))
                 }
@@ -215,16 +215,16 @@ impl Access {
     }
 
     /// What was looked up a moment ago.
-    fn fresh(&self, id: &str) -> Option<Option<Arc<Key>>> {
-        let remembered = self.remembered();
-        let (at, key) = remembered.get(id)?;
-        (at.elapsed() < FRESH).then(|| key.clone())
+    fn cached(&self, id: &str) -> Option<Option<Arc<Key>>> {
+        let key_cache = self.key_cache();
+        let (at, key) = key_cache.get(id)?;
+        (at.elapsed() < CACHE_TTL).then(|| key.clone())
     }
 
     /// Asks the store, unless it failed a moment ago: otherwise each request would wait for its
     /// time-out.
     async fn look_up(&self, id: &str) -> Result<Option<Arc<Key>>, Denied> {
-        if self.failed().is_some_and(|at| at.elapsed() < PAUSE) {
+        if self.failed().is_some_and(|at| at.elapsed() < RETRY_PAUSE) {
             return Err(Denied::Unavailable);
         }
         let Some(store) = self.store() else { return Err(Denied::Unavailable) };
@@ -241,8 +241,8 @@ impl Access {
         self.failed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn remembered(&self) -> MutexGuard<'_, Remembered> {
-        self.remembered.lock().unwrap_or_else(PoisonError::into_inner)
+    fn key_cache(&self) -> MutexGuard<'_, KeyCache> {
+        self.key_cache.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Counts `requests` of `key` at the time `now`, or says which limit it has reached.
@@ -277,18 +277,18 @@ impl Access {
     /// before the process ends.
     pub async fn finish(&self) {
         self.counting.close();
-        let until = Instant::now() + LAST_BILLS;
+        let until = Instant::now() + SHUTDOWN_BILLING_TIMEOUT;
         if tokio::time::timeout_at(until.into(), self.counting.wait()).await.is_err() {
             let requests = self.counting.len();
             tracing::error!(requests, "the server ends before what these have used is charged");
         }
         if let Some(store) = self.store() {
-            self.limiter.finish(&store, until.max(Instant::now() + LAST_WRITE)).await;
+            self.limiter.finish(&store, until.max(Instant::now() + FINAL_WRITE_TIMEOUT)).await;
         }
     }
 }
 
 fn unavailable(error: StoreError) -> Denied {
-    tracing::error!(%error, "the store of the keys cannot be asked");
+    tracing::error!(%error, "the store of the keys cannot be read");
     Denied::Unavailable
 }

@@ -7,7 +7,7 @@ use redis::aio::{ConnectionManager, ConnectionManagerConfig};
 use secrecy::{ExposeSecret, SecretString};
 
 use super::client::client;
-use super::window::{Moment, Used};
+use super::window::{KeyUsage, Timestamp};
 use super::{RedisTlsConfig, StoreError};
 
 /// How long a Redis call may take. After that this process counts for itself.
@@ -57,14 +57,14 @@ impl RedisCounters {
         &self,
         id: &str,
         requests: u32,
-        now: Moment,
-    ) -> Result<Used, StoreError> {
+        now: Timestamp,
+    ) -> Result<KeyUsage, StoreError> {
         let mut call = self.begin.key(name(id, "requests", now.minute()));
         call.key(name(id, "tokens", now.minute())).key(name(id, "micros", now.day())).arg(requests);
         let mut connection = self.connection.clone();
         let (requests, tokens, micros): (u64, u64, i64) =
-            within(call.invoke_async(&mut connection)).await?;
-        Ok(Used { requests, tokens, micros })
+            with_timeout(call.invoke_async(&mut connection)).await?;
+        Ok(KeyUsage { requests, tokens, micros })
     }
 
     pub(super) async fn record(
@@ -72,17 +72,19 @@ impl RedisCounters {
         id: &str,
         tokens: u64,
         micros: i64,
-        now: Moment,
+        now: Timestamp,
     ) -> Result<(), StoreError> {
         let mut call = self.record.key(name(id, "tokens", now.minute()));
         call.key(name(id, "micros", now.day())).arg(tokens).arg(micros);
         let mut connection = self.connection.clone();
-        within(call.invoke_async::<i64>(&mut connection)).await.map(|_| ())
+        with_timeout(call.invoke_async::<i64>(&mut connection)).await.map(|_| ())
     }
 }
 
-async fn within<T>(asked: impl Future<Output = redis::RedisResult<T>>) -> Result<T, StoreError> {
-    match tokio::time::timeout(TIMEOUT * 2, asked).await {
+async fn with_timeout<T>(
+    query: impl Future<Output = redis::RedisResult<T>>,
+) -> Result<T, StoreError> {
+    match tokio::time::timeout(TIMEOUT * 2, query).await {
         Ok(answered) => answered.map_err(|error| StoreError::Redis(error.to_string().into())),
         Err(_) => Err(StoreError::Redis("it does not answer".into())),
     }

@@ -9,24 +9,24 @@ use super::key_locks::KeyLocks;
 use super::{Key, Store, StoreError};
 
 /// How long a value that was read is used: other replicas' spending is seen this much later.
-const FRESH: Duration = Duration::from_secs(1);
+const CACHE_TTL: Duration = Duration::from_secs(1);
 /// Spending within this time is written together.
-const PAUSE: Duration = Duration::from_millis(200);
+const WRITE_DELAY: Duration = Duration::from_millis(200);
 /// The pause after a failure at the end of the server.
-const LAST_PAUSE: Duration = Duration::from_millis(500);
+const FINAL_RETRY_PAUSE: Duration = Duration::from_millis(500);
 
 /// Money by key and day (days since 1970), millionths.
 #[derive(Default)]
 pub(super) struct Spending {
     state: Mutex<SpendingState>,
     /// Held while a key's spending is read or written, so that nothing is counted twice.
-    at_store: KeyLocks,
+    store_locks: KeyLocks,
 }
 
 #[derive(Default)]
 struct SpendingState {
     /// What the store has, by key: there are no more entries than valid keys.
-    known: HashMap<String, Known>,
+    cached: HashMap<String, CachedSpending>,
     /// What is not in the store yet.
     unsaved: HashMap<(String, i64), i64>,
     /// Whether a task that writes this is scheduled.
@@ -34,7 +34,7 @@ struct SpendingState {
 }
 
 #[derive(Clone, Copy)]
-struct Known {
+struct CachedSpending {
     day: i64,
     micros: i64,
     at: Instant,
@@ -43,32 +43,34 @@ struct Known {
 impl Spending {
     /// What a key has spent on a day. While the store is unreachable, the last known value is used.
     pub(super) async fn of(&self, key: &Key, store: Option<&Store>, day: i64) -> i64 {
-        if self.known(key, day).is_none_or(|known| known.at.elapsed() >= FRESH)
+        if self.cached(key, day).is_none_or(|cached| cached.at.elapsed() >= CACHE_TTL)
             && let Some(store) = store
         {
             self.look_up(key, store, day).await;
         }
         let state = self.state();
-        let known = state.known.get(&key.id).filter(|known| known.day == day);
+        let cached = state.cached.get(&key.id).filter(|cached| cached.day == day);
         let unsaved = state.unsaved.get(&(key.id.clone(), day));
-        known.map_or(0, |known| known.micros) + unsaved.copied().unwrap_or(0)
+        cached.map_or(0, |cached| cached.micros) + unsaved.copied().unwrap_or(0)
     }
 
     async fn look_up(&self, key: &Key, store: &Store, day: i64) {
-        let _alone = self.at_store.lock(&key.id).await;
-        let known = self.known(key, day);
-        if known.is_some_and(|known| known.at.elapsed() < FRESH) {
+        let _alone = self.store_locks.lock(&key.id).await;
+        let cached = self.cached(key, day);
+        if cached.is_some_and(|cached| cached.at.elapsed() < CACHE_TTL) {
             return;
         }
         let micros = store.spent(&key.id, day).await.unwrap_or_else(|error| {
             tracing::error!(%error, key = key.id, "cannot look up what a key has spent");
-            known.map_or(0, |known| known.micros)
+            cached.map_or(0, |cached| cached.micros)
         });
-        self.state().known.insert(key.id.clone(), Known { day, micros, at: Instant::now() });
+        self.state()
+            .cached
+            .insert(key.id.clone(), CachedSpending { day, micros, at: Instant::now() });
     }
 
-    fn known(&self, key: &Key, day: i64) -> Option<Known> {
-        self.state().known.get(&key.id).copied().filter(|known| known.day == day)
+    fn cached(&self, key: &Key, day: i64) -> Option<CachedSpending> {
+        self.state().cached.get(&key.id).copied().filter(|cached| cached.day == day)
     }
 
     /// Adds to what a key has spent on a day. Must be called on a runtime.
@@ -78,10 +80,10 @@ impl Spending {
         if !std::mem::replace(&mut state.is_writing, true) {
             let (spending, store) = (Arc::clone(self), store.clone());
             tokio::spawn(async move {
-                let mut pause = PAUSE;
+                let mut pause = WRITE_DELAY;
                 while spending.is_writing() {
                     tokio::time::sleep(pause).await;
-                    pause = if spending.save(&store).await { PAUSE } else { FRESH };
+                    pause = if spending.save(&store).await { WRITE_DELAY } else { CACHE_TTL };
                 }
             });
         }
@@ -110,7 +112,7 @@ impl Spending {
 
     async fn save_one(&self, entry: &(String, i64), store: &Store) -> Result<(), StoreError> {
         let (id, day) = entry;
-        let _alone = self.at_store.lock(id).await;
+        let _alone = self.store_locks.lock(id).await;
         let Some(micros) = self.state().unsaved.get(entry).copied() else { return Ok(()) };
         store.spend(id, *day, micros).await?;
         let mut state = self.state();
@@ -120,8 +122,8 @@ impl Spending {
                 state.unsaved.remove(entry);
             }
         }
-        if let Some(known) = state.known.get_mut(id).filter(|known| known.day == *day) {
-            known.micros += micros;
+        if let Some(cached) = state.cached.get_mut(id).filter(|cached| cached.day == *day) {
+            cached.micros += micros;
         }
         Ok(())
     }
@@ -130,7 +132,7 @@ impl Spending {
     pub(super) async fn finish(&self, store: &Store, until: Instant) {
         let saved = async {
             while !self.save(store).await {
-                tokio::time::sleep(LAST_PAUSE).await;
+                tokio::time::sleep(FINAL_RETRY_PAUSE).await;
             }
         };
         if tokio::time::timeout_at(until.into(), saved).await.is_err() {

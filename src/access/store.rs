@@ -15,7 +15,7 @@ use crate::hint::{Hint, Reason};
 /// How long a statement may wait for a connection, and SQLite for another writer.
 const TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a statement may take with these waits: a network may lose the answer.
-const LONGEST: Duration = Duration::from_secs(12);
+const STATEMENT_TIMEOUT: Duration = Duration::from_secs(12);
 
 /// One statement each; both databases take them as they are.
 const SCHEMA: [&str; 2] = [
@@ -35,10 +35,10 @@ const VALID: i64 = 0;
 /// A store of keys that failed, or is configured wrongly.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// A variable that is named is not there.
+    /// The named environment variable is not set.
     #[error("the variable `{0}` is not set")]
     Unset(String),
-    /// A URL of something else.
+    /// The URL has another scheme than expected.
     #[error("the variable `{variable}` holds no URL that begins with `{scheme}`")]
     Scheme {
         /// The variable.
@@ -58,7 +58,7 @@ pub enum StoreError {
     /// No such key.
     #[error("there is no key `{0}`")]
     NoKey(String),
-    /// Something in the store is not ours.
+    /// An entry of the store is invalid.
     #[error("the key `{id}` in the store is damaged: {reason}")]
     Damaged {
         /// The key.
@@ -110,7 +110,7 @@ impl Store {
     /// When the file cannot be made, opened or brought to this version.
     pub async fn embedded(path: &Path) -> Result<Self, StoreError> {
         let path = path.to_str().ok_or_else(|| {
-            StoreError::Database(format!("`{}` is no UTF-8 path", path.display()))
+            StoreError::Database(format!("`{}` is not a UTF-8 path", path.display()))
         })?;
         let escaped = path.replace('%', "%25").replace('?', "%3F").replace('#', "%23");
         Self::connect(&format!("sqlite://{escaped}?mode=rwc").into()).await
@@ -147,7 +147,7 @@ impl Store {
     /// When the store cannot be read.
     pub async fn has_keys(&self) -> Result<bool, StoreError> {
         let found = sqlx::query("SELECT id FROM prompt_r1_keys LIMIT 1");
-        Ok(within(found.fetch_optional(&self.pool)).await?.is_some())
+        Ok(with_timeout(found.fetch_optional(&self.pool)).await?.is_some())
     }
 
     /// Stores a key.
@@ -191,7 +191,7 @@ impl Store {
             "SELECT id, name, hash, created_at, revoked_at, limits FROM prompt_r1_keys
              WHERE id = $1",
         );
-        let row = within(row.bind(id).fetch_optional(&self.pool)).await?;
+        let row = with_timeout(row.bind(id).fetch_optional(&self.pool)).await?;
         row.as_ref().map(read).transpose()
     }
 
@@ -218,7 +218,7 @@ impl Store {
     pub async fn spent(&self, id: &str, day: i64) -> Result<i64, StoreError> {
         let row =
             sqlx::query("SELECT micros FROM prompt_r1_spending WHERE key_id = $1 AND day = $2");
-        let row = within(row.bind(id).bind(day).fetch_optional(&self.pool)).await?;
+        let row = with_timeout(row.bind(id).bind(day).fetch_optional(&self.pool)).await?;
         Ok(row.map_or(Ok(0), |row| row.try_get(0))?)
     }
 
@@ -231,13 +231,15 @@ impl Store {
             "INSERT INTO prompt_r1_spending VALUES ($1, $2, $3) ON CONFLICT (key_id, day)
              DO UPDATE SET micros = prompt_r1_spending.micros + excluded.micros",
         );
-        within(adding.bind(id).bind(day).bind(micros).execute(&self.pool)).await.map(|_| ())
+        with_timeout(adding.bind(id).bind(day).bind(micros).execute(&self.pool)).await.map(|_| ())
     }
 }
 
 /// What a statement of a request returns, if it does in time.
-async fn within<T>(asked: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, StoreError> {
-    match tokio::time::timeout(LONGEST, asked).await {
+async fn with_timeout<T>(
+    statement: impl Future<Output = Result<T, sqlx::Error>>,
+) -> Result<T, StoreError> {
+    match tokio::time::timeout(STATEMENT_TIMEOUT, statement).await {
         Ok(answered) => Ok(answered?),
         Err(_) => Err(StoreError::Database("it does not answer".to_owned())),
     }

@@ -50,9 +50,9 @@ fn keys_differ_and_only_their_hash_is_stored() {
     let (id, secret) = key::split(bearer).unwrap();
     assert_eq!((id, secret.len()), (one.key.id.as_str(), 64));
     assert!(!format!("{:?}", one.key).contains(secret));
-    assert!(one.key.is_of(secret) && !other.key.is_of(secret));
+    assert!(one.key.accepts(secret) && !other.key.accepts(secret));
     let revoked = Key { revoked_at: Some(2), ..one.key.clone() };
-    assert!(!revoked.is_of(secret));
+    assert!(!revoked.accepts(secret));
     for wrong in ["", "pr1-", "pr1-a-b", "sk-abc", &bearer[1..], &bearer[..bearer.len() - 1]] {
         assert_eq!(key::split(wrong), None, "{wrong}");
     }

@@ -9,7 +9,7 @@ pub(super) const DAY: u64 = 24 * 60 * MINUTE;
 
 /// What a key has used.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Used {
+pub(super) struct KeyUsage {
     /// Requests of this minute, the present one included.
     pub(super) requests: u64,
     /// Tokens of this minute.
@@ -18,14 +18,14 @@ pub(super) struct Used {
     pub(super) micros: i64,
 }
 
-/// When something happens.
+/// A point in time.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Moment {
+pub(super) struct Timestamp {
     /// Seconds since 1970.
     seconds: u64,
 }
 
-impl Moment {
+impl Timestamp {
     pub(super) fn new(now: SystemTime) -> Self {
         Self { seconds: now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()) }
     }

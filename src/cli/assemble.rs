@@ -169,7 +169,7 @@ pub async fn local_policies(
         PolicyEngine::Tokens => hub::resolve_text(named).await?,
         _ => hub::resolve(named).await?,
     };
-    if config.adapter.is_some() || !Adapter::is_alone(&path) {
+    if config.adapter.is_some() || !Adapter::is_adapter_only(&path) {
         return token_policies(config, engine, &path).await;
     }
     served_alone(named, engine)?;
@@ -207,8 +207,8 @@ fn base_of(adapter: &Path) -> anyhow::Result<String> {
     let file = adapter.join(ADAPTER_CONFIG);
     let text = std::fs::read_to_string(&file);
     let text = text.with_context(|| format!("cannot read `{}`", file.display()))?;
-    let settings: Value =
-        serde_json::from_str(&text).with_context(|| format!("`{}` is no JSON", file.display()))?;
+    let settings: Value = serde_json::from_str(&text)
+        .with_context(|| format!("`{}` is not valid JSON", file.display()))?;
     let named = settings["base_model_name_or_path"].as_str().filter(|named| !named.is_empty());
     let named = named.with_context(|| {
         reason!(
@@ -384,7 +384,7 @@ pub fn check_policy(config: &PolicyConfig) -> anyhow::Result<()> {
     );
     let Some(named) = config.model.as_deref().filter(|_| has_files) else { return Ok(()) };
     let (mut config, mut path) = (config.clone(), PathBuf::from(named));
-    if config.adapter.is_none() && Adapter::is_alone(&path) {
+    if config.adapter.is_none() && Adapter::is_adapter_only(&path) {
         served_alone(named, engine)?;
         let base = PathBuf::from(base_of(&path)?);
         config.adapter = Some(std::mem::replace(&mut path, base));

@@ -15,7 +15,7 @@ impl Background {
     /// Starts it. `name` is the name of its thread.
     pub fn start(name: &str) -> io::Result<Self> {
         let mut builder = Builder::new_multi_thread();
-        let builder = builder.worker_threads(1).thread_name(name).on_thread_start(give_way);
+        let builder = builder.worker_threads(1).thread_name(name).on_thread_start(lower_priority);
         let runtime = builder.enable_all().build()?;
         let handle = runtime.handle().clone();
         Ok(Self { runtime: Some(runtime), handle })
@@ -26,7 +26,7 @@ impl Background {
     pub fn make<T: Send>(&self, make: impl FnOnce() -> T + Send) -> io::Result<T> {
         let made = std::thread::scope(|scope| {
             let thread = scope.spawn(|| {
-                give_way();
+                lower_priority();
                 let _entered = self.handle.enter();
                 make()
             });
@@ -50,7 +50,7 @@ impl Drop for Background {
 /// The policy SCHED_IDLE, not a nice value: the scheduler treats a core that runs only such work as
 /// idle, and preempts it at once for an ordinary thread. A busy core still gives it about three
 /// thousandths of its time.
-fn give_way() {
+fn lower_priority() {
     #[cfg(target_os = "linux")]
     // SAFETY: it reads a struct that lives that long; on Linux, process 0 is the calling thread.
     unsafe {

@@ -25,7 +25,7 @@ use super::train::grpo_config;
 use super::{Failure, hub};
 
 mod forecast;
-mod named;
+mod references;
 
 #[derive(Debug, Args)]
 pub struct CheckArgs {
@@ -34,7 +34,7 @@ pub struct CheckArgs {
     config: PathBuf,
     /// The command that the file is for; detected by its keys if it is not given
     #[arg(long = "for", value_name = "COMMAND")]
-    command: Option<For>,
+    command: Option<ConfigCommand>,
     /// Print the configuration with every default filled in
     #[arg(long)]
     print: bool,
@@ -42,7 +42,7 @@ pub struct CheckArgs {
 
 /// The commands with a configuration file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum For {
+enum ConfigCommand {
     Serve,
     Sft,
     Grpo,
@@ -50,9 +50,9 @@ enum For {
     Eval,
 }
 
-impl For {
-    /// By keys that only one of them has.
-    fn of(file: &ConfigFile) -> Result<Self, Failure> {
+impl ConfigCommand {
+    /// Detects the command by keys that only its file has.
+    fn detect(file: &ConfigFile) -> Result<Self, Failure> {
         let table: toml::Table = file.parse()?;
         let has = |key: &str| table.contains_key(key);
         Ok(match () {
@@ -69,50 +69,50 @@ impl For {
 /// Runs `server check`.
 pub fn run(args: CheckArgs) -> Result<(), Failure> {
     let file = ConfigFile::read(&args.config)?;
-    let command = args.command.map_or_else(|| For::of(&file), Ok)?;
+    let command = args.command.map_or_else(|| ConfigCommand::detect(&file), Ok)?;
     let (printed, forecast) = match command {
-        For::Serve => {
+        ConfigCommand::Serve => {
             let written: Config = file.parse()?;
             let config = written.clone().completed(&Overrides::default())?;
             let canary = config.canary.as_ref().map(|canary| &canary.policy);
             for policy in [&config.policy].into_iter().chain(canary) {
                 check_policy(policy)?;
             }
-            named::of_server(&written)?;
+            references::check_server(&written)?;
             (toml::to_string_pretty(&config), engines(&config))
         }
-        For::Sft => {
+        ConfigCommand::Sft => {
             let config: SftConfig = file.parse()?;
             config.check()?;
             model_is_there(&config.model, false)?;
-            named::templates_of(&config.model)?;
+            references::check_templates(&config.model)?;
             if let SftData::Chat { path, eval_path, .. } = &config.data {
                 files_are_there(path, eval_path.as_deref())?;
             }
             (toml::to_string_pretty(&config), forecast::sft(&config)?)
         }
-        For::Grpo => {
+        ConfigCommand::Grpo => {
             let config = grpo_config(&file)?;
             model_is_there(&config.model, true)?;
-            named::of_grpo(&config)?;
+            references::check_grpo(&config)?;
             if let TaskConfig::File { path, eval_path, .. } = &config.tasks {
                 files_are_there(path, eval_path.as_deref())?;
             }
             (toml::to_string_pretty(&config), forecast::grpo(&config)?)
         }
-        For::Env => {
+        ConfigCommand::Env => {
             let config: EnvironmentConfig = file.parse()?;
             config.check()?;
-            named::of_environment(&config)?;
+            references::check_environment(&config)?;
             if let Some(path) = config.model.as_deref().map(Path::new).filter(|it| it.exists()) {
                 text_of(path, None, true)?;
             }
             (toml::to_string_pretty(&config), environment(&config))
         }
-        For::Eval => {
+        ConfigCommand::Eval => {
             let config: EvalConfig = file.parse()?;
             config.check()?;
-            named::of_evaluation(&config)?;
+            references::check_evaluation(&config)?;
             for arm in &config.arms {
                 if let Method::Policy(named) | Method::FirstPrompt(named) = &arm.method {
                     check_policy(&config.server(Some(named))?.policy)?;
@@ -171,7 +171,7 @@ fn token_servers(table: &str, tokens: &TokensConfig) -> String {
 /// Fails if the model of a run cannot be loaded, as far as that shows without its weights.
 fn model_is_there(config: &StartConfig, is_policy: bool) -> Result<(), Failure> {
     let named = config.path.as_ref().filter(|path| !path.exists()).and_then(|path| path.to_str());
-    if named.is_some_and(hub::is_named) {
+    if named.is_some_and(hub::is_hub_name) {
         return Ok(());
     }
     config.check()?;

@@ -3,16 +3,17 @@
 use std::io;
 
 /// File descriptors for everything else: models, stores, lists of models.
-const BESIDE: u64 = 256;
+const RESERVED_DESCRIPTORS: u64 = 256;
 
 /// The possible number of connections, at most `wanted`. Raises the limit of open files as far as
 /// needed and allowed: on many systems the default is 1,024, and more is allowed.
-pub fn fitting(wanted: usize) -> usize {
+pub fn max_connections(wanted: usize) -> usize {
     // A request takes two: the client's connection, and the endpoint's.
-    let needed = (wanted as u64).saturating_mul(2).saturating_add(BESIDE);
+    let needed = (wanted as u64).saturating_mul(2).saturating_add(RESERVED_DESCRIPTORS);
     match raise(needed) {
         Ok(limit) if limit < needed => {
-            let fitting = (limit.saturating_sub(BESIDE) / 2).max(limit / 8).max(1) as usize;
+            let fitting =
+                (limit.saturating_sub(RESERVED_DESCRIPTORS) / 2).max(limit / 8).max(1) as usize;
             tracing::warn!(
                 open_files = limit,
                 max_connections = fitting,

@@ -47,7 +47,7 @@ impl EngineChoice {
     /// supports the architecture, otherwise mistral.rs.
     pub fn of(config: &PolicyConfig, path: &Path) -> Self {
         let has_adapters = config.adapter.is_some() || !config.adapters.is_empty();
-        if has_adapters || Adapter::is_alone(path) {
+        if has_adapters || Adapter::is_adapter_only(path) {
             let reason = "it serves adapters".to_owned();
             return Self { engine: PolicyEngine::Native, reason };
         }
@@ -108,7 +108,7 @@ impl EngineChoice {
         }
     }
 
-    /// That this build lacks mistral.rs, which the model at `path` needs.
+    /// The error that this build lacks mistral.rs, which the model at `path` needs.
     pub(super) fn not_built(&self, path: &Path) -> Reason {
         reason!(
             "`{}` needs the engine `mistralrs`, because {}; this program was built without it",

@@ -86,10 +86,10 @@ pub async fn run(args: EvalArgs) -> Result<(), Failure> {
     let mut outcomes = run::run(&plan, &rows, &mut bar, &stop).await?;
     setup.charge(&mut outcomes, is_resumed)?;
     if let Some(mut meter) = meter {
-        let Utilisation { mean, least, failures } = meter.read();
+        let Utilisation { mean, min, failures } = meter.read();
         tracing::info!(
             servers_busy = mean,
-            servers_busy_least = least,
+            servers_busy_least = min,
             servers_failures = failures,
             "token servers while the questions were asked"
         );

@@ -1,4 +1,4 @@
-//! How a command ends: what is said, and the exit status.
+//! The end of a command: its error message and its exit status.
 
 use std::borrow::Cow;
 use std::error::Error;
@@ -46,7 +46,7 @@ failure_from!(
     std::io::Error
 );
 
-/// Says on standard error what went wrong, and gives the exit status.
+/// Prints the error to standard error, and returns the exit status.
 #[allow(clippy::print_stderr, reason = "this is the one place that reports a command's failure")]
 pub fn report(result: Result<(), Failure>) -> ExitCode {
     match result {

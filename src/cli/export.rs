@@ -66,7 +66,7 @@ pub fn run(args: ExportArgs) -> Result<(), Failure> {
         adapter: args.adapter.clone(),
         ..StartConfig::default()
     };
-    if Adapter::is_alone(&path)
+    if Adapter::is_adapter_only(&path)
         && let Some(reason) = misplaced(&path, config.adapter.as_slice())
     {
         let hint = "give the model that it was made for, and this folder by `--adapter`";
@@ -118,7 +118,7 @@ fn write_folder(
 ) -> anyhow::Result<()> {
     let was_there = folder.exists();
     write().map_err(|error| {
-        // The error itself says more than one about this.
+        // If this fails too, the first error says more.
         std::fs::remove_dir_all(folder).ok();
         if was_there {
             std::fs::create_dir(folder).ok();

@@ -27,7 +27,7 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 /// # Errors
 /// Says why there is no such model.
 pub async fn resolve(model: &str) -> anyhow::Result<PathBuf> {
-    find(model, Wanted::All).await
+    find(model, FileSelection::All).await
 }
 
 /// The same for a path in a configuration, which may be an id.
@@ -46,25 +46,25 @@ pub async fn resolve_path(path: &Path) -> anyhow::Result<PathBuf> {
 /// # Errors
 /// As [`resolve`].
 pub async fn resolve_text(model: &str) -> anyhow::Result<PathBuf> {
-    find(model, Wanted::Text).await
+    find(model, FileSelection::Text).await
 }
 
 /// Which files of a model to download.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Wanted {
+enum FileSelection {
     All,
     /// Configurations, tokenizer and templates. A GGUF file contains them together with its
     /// weights.
     Text,
 }
 
-async fn find(model: &str, wanted: Wanted) -> anyhow::Result<PathBuf> {
+async fn find(model: &str, wanted: FileSelection) -> anyhow::Result<PathBuf> {
     let path = Path::new(model);
     if path.exists() {
         return Ok(path.to_owned());
     }
-    let Some(named) = Named::parse(model) else {
-        if let Some((id, _)) = model.split_once('@').filter(|(id, _)| is_named(id)) {
+    let Some(named) = HubModel::parse(model) else {
+        if let Some((id, _)) = model.split_once('@').filter(|(id, _)| is_hub_name(id)) {
             return Err(reason!(
                 "there is no model at `{model}`";
                 hint: "a revision cannot be given: `{id}` is its newest; for another one, give a local folder"
@@ -97,18 +97,18 @@ async fn find(model: &str, wanted: Wanted) -> anyhow::Result<PathBuf> {
 }
 
 /// Whether this is the name of a model on the hub.
-pub fn is_named(model: &str) -> bool {
-    Named::parse(model).is_some()
+pub fn is_hub_name(model: &str) -> bool {
+    HubModel::parse(model).is_some()
 }
 
 /// What a name refers to on the hub: a whole model, or one GGUF file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Named<'a> {
+struct HubModel<'a> {
     id: &'a str,
     file: Option<&'a str>,
 }
 
-impl<'a> Named<'a> {
+impl<'a> HubModel<'a> {
     fn parse(model: &'a str) -> Option<Self> {
         let (id, file) = match model.split_once(':') {
             Some((id, file)) => (id, Some(file)),
@@ -126,14 +126,14 @@ impl<'a> Named<'a> {
     }
 
     /// Its path in the cache, if it is complete.
-    fn cached(self, cache: &Cache, wanted: Wanted) -> Option<PathBuf> {
+    fn cached(self, cache: &Cache, wanted: FileSelection) -> Option<PathBuf> {
         let repo = cache.model(self.id.to_owned());
         let Some(file) = self.file else {
             let file = FOUND_BY.iter().find_map(|name| repo.get(name))?;
             let folder = file.parent()?.to_owned();
             let is_there = match wanted {
-                Wanted::All => is_complete(&folder),
-                Wanted::Text => has_text(&folder),
+                FileSelection::All => is_complete(&folder),
+                FileSelection::Text => has_text(&folder),
             };
             return is_there.then_some(folder);
         };
@@ -179,7 +179,11 @@ impl From<HubError> for anyhow::Error {
 }
 
 /// Downloads the newest revision into the cache; returns its path.
-async fn fetch(cache: &Cache, named: Named<'_>, wanted: Wanted) -> Result<PathBuf, HubError> {
+async fn fetch(
+    cache: &Cache,
+    named: HubModel<'_>,
+    wanted: FileSelection,
+) -> Result<PathBuf, HubError> {
     let model = named.id;
     let failed = |error| explain(model, error);
     let token = variable("HF_TOKEN").or_else(|| Cache::from_env().token());
@@ -209,7 +213,7 @@ async fn fetch(cache: &Cache, named: Named<'_>, wanted: Wanted) -> Result<PathBu
         bring(name).await?;
     }
     let weights = match listing.small.contains(&INDEX) {
-        _ if wanted == Wanted::Text && named.file.is_none() => BTreeSet::new(),
+        _ if wanted == FileSelection::Text && named.file.is_none() => BTreeSet::new(),
         true => shards(&folder).map_err(|reason| refused(model, reason))?,
         false => listing.weights.iter().map(|&name| name.to_owned()).collect(),
     };
@@ -288,7 +292,7 @@ mod tests {
             ("someone/tiny:tiny-Q4_K_M.gguf", "someone/tiny", Some("tiny-Q4_K_M.gguf")),
             ("someone/tiny:q4/tiny.gguf", "someone/tiny", Some("q4/tiny.gguf")),
         ] {
-            assert_eq!(Named::parse(model), Some(Named { id, file }));
+            assert_eq!(HubModel::parse(model), Some(HubModel { id, file }));
         }
         for path in [
             "gpt2",
@@ -319,7 +323,7 @@ mod tests {
             "a/b@main",
             "a\\b/c",
         ] {
-            assert_eq!(Named::parse(path), None, "{path}");
+            assert_eq!(HubModel::parse(path), None, "{path}");
         }
     }
 

@@ -4,7 +4,7 @@
 ///
 /// By default, glibc raises the threshold for this up to 32 MiB: after one long request, the texts
 /// of later ones would stay in the process, in every arena.
-pub fn give_back_large_blocks() {
+pub fn release_large_blocks() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     {
         /// Larger than the largest allocation of a usual request.

@@ -39,7 +39,7 @@ pub fn check_sizes(folder: &Path) -> anyhow::Result<()> {
     let shown = path.display();
     let text = std::fs::read(&path).with_context(|| format!("cannot read `{shown}`"))?;
     let config: Value =
-        serde_json::from_slice(&text).with_context(|| format!("`{shown}` is no JSON"))?;
+        serde_json::from_slice(&text).with_context(|| format!("`{shown}` is not valid JSON"))?;
     // Multimodal models have the sizes of the text model one level below.
     for sizes in [Some(&config), config.get("text_config")].into_iter().flatten() {
         for (name, most) in SIZES {
@@ -96,7 +96,7 @@ pub fn check_adapters(
     Ok(())
 }
 
-/// That this adapter is not loaded.
+/// The error text for an adapter that cannot be loaded.
 pub fn not_loaded(adapter: &Path) -> String {
     format!("cannot load the adapter `{}`", adapter.display())
 }

@@ -81,10 +81,10 @@ impl PidFile {
         let mut text = String::new();
         file.read_to_string(&mut text)?;
         let status: Status = serde_json::from_str(&text)
-            .with_context(|| format!("`{shown}` is no file of a server"))?;
+            .with_context(|| format!("`{shown}` is not a file of a server"))?;
         // A signal to process 0 would go to the own process group.
         if status.pid == 0 {
-            bail!("`{shown}` is no file of a server: its process is 0");
+            bail!("`{shown}` is not a file of a server: its process is 0");
         }
         Ok(status)
     }

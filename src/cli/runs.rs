@@ -37,12 +37,12 @@ pub async fn run(args: RunsArgs) -> Result<(), Failure> {
         )
     })?;
     let (listener, address) = bind(&args.listen)?;
-    say(address, "");
+    print_address(address, "");
     Ok(serve(runs, listener, stop_signal(Signals::with_hangup())).await?)
 }
 
 /// Serves the page of a run and its siblings until the process ends, on its own thread.
-pub fn beside(output: &Path, listen: &str) -> Result<(), Failure> {
+pub fn serve_in_background(output: &Path, listen: &str) -> Result<(), Failure> {
     let (listener, address) = bind(listen)?;
     std::fs::create_dir_all(output).context("cannot make the run's folder")?;
     let output = output.canonicalize().context("cannot find the run's folder")?;
@@ -50,7 +50,7 @@ pub fn beside(output: &Path, listen: &str) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let name = output.file_name().unwrap_or_default().to_string_lossy();
     let name: String = name.bytes().flat_map(escaped).map(char::from).collect();
-    say(address, &format!("?run={name}"));
+    print_address(address, &format!("?run={name}"));
     let serving = move || {
         let served = runtime.block_on(serve(runs, listener, std::future::pending()));
         if let Err(error) = served {
@@ -82,7 +82,7 @@ fn bind(listen: &str) -> Result<(TcpListener, SocketAddr), Failure> {
 }
 
 #[allow(clippy::print_stderr, reason = "the address is for the person who started this")]
-fn say(address: SocketAddr, query: &str) {
+fn print_address(address: SocketAddr, query: &str) {
     eprintln!("the runs are shown at http://{address}/{query}");
 }
 

@@ -27,7 +27,7 @@ use super::telemetry::Telemetry;
 use super::{Failure, descriptors, memory, secrets};
 
 /// The time-out for loading models during a reload.
-const LOADING: Duration = Duration::from_secs(1800);
+const LOAD_TIMEOUT: Duration = Duration::from_secs(1800);
 
 #[derive(Debug, Clone, Args)]
 pub struct ServeArgs {
@@ -57,7 +57,7 @@ impl ServeArgs {
 
 /// Runs `server serve`.
 pub async fn run(args: ServeArgs) -> Result<(), Failure> {
-    memory::give_back_large_blocks();
+    memory::release_large_blocks();
     // Installed before anything slow: until then the signal ends the process.
     let hangups = Hangups::new()?;
     let config = args.load()?;
@@ -69,8 +69,8 @@ pub async fn run(args: ServeArgs) -> Result<(), Failure> {
 
 async fn serve(args: ServeArgs, config: Config, hangups: Hangups) -> Result<(), Failure> {
     let access = Arc::new(Access::open(&config.access, &secrets::from_environment).await?);
-    let is_closed = access.is_closed().await.map_err(anyhow::Error::from)?;
-    if !is_closed {
+    let requires_key = access.requires_key().await.map_err(anyhow::Error::from)?;
+    if !requires_key {
         check_open(&config).await?;
     }
     let tls = config.tls.as_ref().map(Tls::load).transpose()?.map(Arc::new);
@@ -105,12 +105,12 @@ async fn serve(args: ServeArgs, config: Config, hangups: Hangups) -> Result<(), 
         tracing::info!(hint = note.hint.as_deref(), "{note}");
     }
     let pid_file = config.server.pid_file.as_deref().map(PidFile::hold).transpose()?;
-    say(&config, &assembly, address);
+    print_start(&config, &assembly, address);
     let handle = AppHandle::new(app, serving(&config, assembly));
     let router = http::router(handle.clone());
     // On its own task: loading models must not block connections.
     let (mut server, certificate) = (config.server.clone(), tls.clone());
-    server.max_connections = descriptors::fitting(server.max_connections);
+    server.max_connections = descriptors::max_connections(server.max_connections);
     let serving = tokio::spawn(async move {
         http::serve(listener, router, &server, certificate, stop_signal(Signals::new())).await
     });
@@ -201,7 +201,7 @@ impl Reloads {
     async fn reload(&mut self) -> anyhow::Result<()> {
         tracing::info!("reading the configuration again");
         let (config, assembly) = load(self.args.clone(), self.metrics.clone()).await?;
-        self.access.look().await.context("cannot look for keys")?;
+        self.access.refresh().await.context("cannot look for keys")?;
         if let Some((tls, files)) = self.tls.as_ref().zip(config.tls.as_ref()) {
             tls.reload(files)?;
         }
@@ -236,10 +236,12 @@ async fn load(args: ServeArgs, metrics: Arc<Metrics>) -> anyhow::Result<(Config,
         let assembly = runtime.block_on(assemble(&config, metrics));
         Ok((config, assembly.context("cannot load the models")?))
     });
-    match tokio::time::timeout(LOADING, loading).await {
+    match tokio::time::timeout(LOAD_TIMEOUT, loading).await {
         Ok(Ok(loaded)) => loaded,
         Ok(Err(error)) => Err(anyhow::anyhow!("cannot load the models: {}", reason(error))),
-        Err(_) => Err(anyhow::anyhow!("cannot load the models within {} s", LOADING.as_secs())),
+        Err(_) => {
+            Err(anyhow::anyhow!("cannot load the models within {} s", LOAD_TIMEOUT.as_secs()))
+        }
     }
 }
 
@@ -250,7 +252,7 @@ fn reason(error: JoinError) -> String {
 }
 
 #[allow(clippy::print_stderr, reason = "what to try next is for the person who started this")]
-fn say(config: &Config, assembly: &Assembly, address: std::net::SocketAddr) {
+fn print_start(config: &Config, assembly: &Assembly, address: std::net::SocketAddr) {
     let question = if config.local_models.contains_key(crate::config::BUNDLED) {
         super::EXAMPLE_QUESTION
     } else {

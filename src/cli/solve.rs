@@ -7,7 +7,9 @@ use clap::Args;
 use tokio::sync::mpsc;
 
 use crate::config::{Config, ConfigError, Overrides};
-use crate::episode::{Episode, EpisodeEvent, EpisodeRequest, Participants, Silent, run_episode};
+use crate::episode::{
+    DiscardEvents, Episode, EpisodeEvent, EpisodeRequest, Participants, run_episode,
+};
 use std::sync::Arc;
 
 use super::Failure;
@@ -89,7 +91,7 @@ async fn solve(
     };
     let episode = match events {
         Some(mut events) => run_episode(participants, request, &mut events).await,
-        None => run_episode(participants, request, &mut Silent).await,
+        None => run_episode(participants, request, &mut DiscardEvents).await,
     };
     Ok(episode?)
 }

@@ -13,7 +13,7 @@ use crate::config::{ConfigFile, LocalModelConfig, read_toml};
 use crate::engine::config::NativeConfig;
 use crate::engine::tokens::TokensEngine;
 use crate::engine::tokens::config::TokensConfig;
-use crate::large_model::{Cached, Endpoint, EndpointSetup, LargeModel, LargeModelChoice};
+use crate::large_model::{CachedModel, Endpoint, EndpointSetup, LargeModel, LargeModelChoice};
 use crate::tokenization::ChatTokenizer;
 use crate::train::config::StartConfig;
 use crate::train::grpo::{GrpoConfig, Services, TrainerConfig, run_grpo};
@@ -78,7 +78,7 @@ impl RunArgs {
 
     /// Serves the page of the run, if `--ui` was given.
     fn show(&self, output: &Path) -> Result<(), Failure> {
-        self.ui.as_ref().map_or(Ok(()), |listen| runs::beside(output, listen))
+        self.ui.as_ref().map_or(Ok(()), |listen| runs::serve_in_background(output, listen))
     }
 
     /// Applies command-line overrides to the configuration.
@@ -95,7 +95,7 @@ impl RunArgs {
 /// Runs `server train`.
 pub fn run(args: TrainArgs) -> Result<(), Failure> {
     Telemetry::start(None)?;
-    crate::train::memory::keep_freed();
+    crate::train::memory::retain_freed_memory();
     match args.method {
         Method::Sft(args) => {
             let mut config: SftConfig = read_toml(&args.config)?;
@@ -199,13 +199,13 @@ pub(super) fn large_model(
     };
     Ok(match (choice.cache_replies, &choice.cache_file) {
         (0, _) => model,
-        (replies, None) => Arc::new(Cached::in_memory(model, replies)),
-        (replies, Some(file)) => Arc::new(Cached::persistent(model, replies, file)?),
+        (replies, None) => Arc::new(CachedModel::in_memory(model, replies)),
+        (replies, Some(file)) => Arc::new(CachedModel::persistent(model, replies, file)?),
     })
 }
 
 /// The metrics on the progress bar; all others are in the run's folder.
-const SHOWN: [&str; 8] = [
+const SHOWN_METRICS: [&str; 8] = [
     "loss",
     "learning_rate",
     "gradient_norm",
@@ -258,7 +258,7 @@ impl Progress for Bar {
     fn step(&mut self, done: u64, of: u64, values: &Values) {
         let shown: Vec<String> = values
             .iter()
-            .filter(|(name, _)| SHOWN.contains(name))
+            .filter(|(name, _)| SHOWN_METRICS.contains(name))
             .map(|(name, value)| format!("{name} {value:.4}"))
             .collect();
         self.bar.set_length(of);

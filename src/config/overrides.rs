@@ -87,7 +87,7 @@ impl Overrides {
         if let Some(engine) = self.policy_engine {
             config.policy.engine = Some(engine);
             if engine == PolicyEngine::Direct {
-                // It was the name of the policy that the flag takes away.
+                // The name belonged to the policy that the flag replaces.
                 config.policy.name = None;
             }
         }

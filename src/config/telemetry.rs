@@ -34,7 +34,7 @@ impl TelemetryConfig {
         let is_http = ["http://", "https://"].iter().any(|start| self.otlp_url.starts_with(start));
         if !is_http || reqwest::Url::parse(&self.otlp_url).is_err() {
             return Err(ConfigError::Setting(reason!(
-                "`telemetry.otlp_url` = `{}` is no HTTP URL", self.otlp_url;
+                "`telemetry.otlp_url` = `{}` is not an HTTP URL", self.otlp_url;
                 hint: "write it as `http://127.0.0.1:4318`, without `/v1/traces`"
             )));
         }

@@ -33,7 +33,7 @@ impl Cell {
     /// Converts JSON text in `depth` lists and objects.
     fn at_depth(raw: &RawValue, depth: usize) -> Result<Self, String> {
         if depth > MAX_DEPTH {
-            return Err(format!("it has more than {MAX_DEPTH} lists or objects in one another"));
+            return Err(format!("it has more than {MAX_DEPTH} nested lists or objects"));
         }
         let inner = |value: &RawValue| Self::at_depth(value, depth + 1);
         let wrong = |error: serde_json::Error| format!("it is not JSON: {error}");

@@ -81,7 +81,7 @@ fn is_numbered(column: &str) -> bool {
 /// Options in one column: a list of texts or of objects, or an object by label, or of the lists
 /// `text` and `label`.
 fn of_column(name: &str, value: &Cell) -> Result<Choices, Unused> {
-    let wrong = || Unused::from(format!("its `{name}` is no list of up to 26 texts"));
+    let wrong = || Unused::from(format!("its `{name}` is not a list of up to 26 texts"));
     let (labels, texts): (Option<Vec<String>>, Vec<String>) = match value {
         Cell::Record(_) if value.get("text").is_some() => {
             let texts = scalars(value.get("text")).ok_or_else(wrong)?;

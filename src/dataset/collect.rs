@@ -13,7 +13,7 @@ use rand_chacha::ChaCha8Rng;
 
 use super::cell::Cell;
 use super::fields::Fields;
-use super::form::{Form, is_about, is_known};
+use super::form::{Form, is_known, is_metadata};
 use super::passage::PASSAGES;
 use super::task_row::{class, named_source};
 use super::{
@@ -40,9 +40,9 @@ pub(super) struct Collector<'a, T> {
     /// The file and row of each data set, id and question, by their hash.
     questions: HashMap<u64, (u32, u32)>,
     /// Data sets and kinds that were not wanted.
-    unwanted: BTreeSet<String>,
+    filtered_out: BTreeSet<String>,
     /// Columns that were already checked for the warning about unread columns.
-    judged: HashSet<String>,
+    checked_columns: HashSet<String>,
     /// Text in `rows`, bytes.
     bytes: u64,
     notes: RefCell<BTreeMap<&'static str, usize>>,
@@ -62,8 +62,8 @@ impl<'a, T: Row> Collector<'a, T> {
             rows: Vec::new(),
             ids: HashMap::new(),
             questions: HashMap::new(),
-            unwanted: BTreeSet::new(),
-            judged: HashSet::new(),
+            filtered_out: BTreeSet::new(),
+            checked_columns: HashSet::new(),
             bytes: 0,
             notes: RefCell::default(),
             summary: ReadSummary::default(),
@@ -106,14 +106,14 @@ impl<'a, T: Row> Collector<'a, T> {
         }
         // The server's own records are known.
         if form != Form::Record {
-            self.judge(&fields, form);
+            self.note_unread_columns(&fields, form);
         }
         self.summary.count(row.source(), form);
         let named = named_source(&fields);
         let named = named.as_deref().unwrap_or(&self.source);
         if !self.options.selects(named, row.kind()) {
-            self.unwanted.insert(class(named, row.kind()));
-            self.summary.unwanted += 1;
+            self.filtered_out.insert(class(named, row.kind()));
+            self.summary.filtered_out += 1;
             return Ok(());
         }
         let is_full = self.options.shuffle_seed.is_none()
@@ -169,28 +169,28 @@ impl<'a, T: Row> Collector<'a, T> {
     }
 
     /// Notes the columns that are not read although they may belong to the question or the answer.
-    fn judge(&mut self, fields: &Fields, form: Form) {
+    fn note_unread_columns(&mut self, fields: &Fields, form: Form) {
         for (name, value) in &fields.0 {
-            if *value == Cell::Null || self.judged.contains(name) {
+            if *value == Cell::Null || self.checked_columns.contains(name) {
                 continue;
             }
-            self.judged.insert(name.clone());
+            self.checked_columns.insert(name.clone());
             let has_own_note = self.options.context.is_none()
                 && PASSAGES.iter().any(|passage| passage.eq_ignore_ascii_case(name));
             // A column of one letter is only read as that of an option.
             let is_option = name.len() == 1 && form != Form::MultipleChoice;
             let is_read = self.is_chosen(name) || (is_known(name) && !is_option);
-            if !is_read && !is_about(name) && !has_own_note {
+            if !is_read && !is_metadata(name) && !has_own_note {
                 self.summary.unread.insert(name.clone());
             }
         }
     }
 
     pub(super) fn finish(self) -> Result<ReadOutcome<T>, DatasetError> {
-        let Self { path, options, mut rows, unwanted, notes, mut summary, .. } = self;
+        let Self { path, options, mut rows, filtered_out, notes, mut summary, .. } = self;
         let path = path.to_owned();
         summary.notes = notes.into_inner();
-        let used = rows.len() + summary.unwanted + summary.beyond_limit;
+        let used = rows.len() + summary.filtered_out + summary.beyond_limit;
         if summary.rows == 0 {
             return Err(DatasetError::Empty { path });
         }
@@ -199,10 +199,14 @@ impl<'a, T: Row> Collector<'a, T> {
         }
         if summary.rejected as f64 > options.max_rejected * summary.rows as f64 {
             let allowed = options.max_rejected;
-            return Err(DatasetError::ManyRejected { path, allowed, summary: Box::new(summary) });
+            return Err(DatasetError::TooManyRejected {
+                path,
+                allowed,
+                summary: Box::new(summary),
+            });
         }
         if rows.is_empty() && summary.beyond_limit == 0 {
-            let found = unwanted.into_iter().collect::<Vec<_>>().join(", ");
+            let found = filtered_out.into_iter().collect::<Vec<_>>().join(", ");
             return Err(DatasetError::NothingSelected { path, found });
         }
         if let Some(seed) = options.shuffle_seed {

@@ -43,7 +43,10 @@ fn names(path: &Path, header: &Record) -> Result<Vec<String>, DatasetError> {
     let names: Vec<String> = names.collect::<Result<_, _>>().map_err(|_| io("is not UTF-8"))?;
     for (at, name) in names.iter().enumerate() {
         if names.iter().take(at).any(|other| other == name) {
-            return Err(DatasetError::DoubleColumn { path: path.to_owned(), column: name.into() });
+            return Err(DatasetError::DuplicateColumn {
+                path: path.to_owned(),
+                column: name.into(),
+            });
         }
     }
     Ok(names)

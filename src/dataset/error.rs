@@ -59,7 +59,7 @@ pub enum DatasetError {
     },
     /// Two columns have one name.
     #[error("`{}` has the column `{column}` twice", path.display())]
-    DoubleColumn {
+    DuplicateColumn {
         /// The file.
         path: PathBuf,
         /// The column.
@@ -125,7 +125,7 @@ pub enum DatasetError {
         "{} of {} rows of `{}` were rejected, more than the allowed share of {allowed}{}",
         summary.rejected, summary.rows, path.display(), reasons(summary)
     )]
-    ManyRejected {
+    TooManyRejected {
         /// The file.
         path: PathBuf,
         /// The share that may be rejected.
@@ -133,7 +133,7 @@ pub enum DatasetError {
         /// What became of its rows.
         summary: Box<ReadSummary>,
     },
-    /// The share of rejected rows is no share.
+    /// `max_rejected` is not between 0 and 1.
     #[error("`max_rejected` is {0}, but it must be a share from 0 to 1")]
     MaxRejected(f64),
     /// The rows contain more text than allowed.
@@ -164,11 +164,11 @@ impl Hint for DatasetError {
         Some(match self {
             Self::NotParquet { .. } => "it may be truncated, or a pointer left by Git LFS; JSON Lines files end in `.jsonl`".into(),
             Self::Unreadable { hint, .. } => (*hint).into(),
-            Self::DoubleColumn { .. } => "rename or drop one of them".into(),
+            Self::DuplicateColumn { .. } => "rename or drop one of them".into(),
             Self::NoKnownColumn { .. } => "set `question` and `answer` to the names of its columns".into(),
             Self::NoFile { .. } => "files end in `.jsonl`, `.json`, `.csv`, `.tsv` or `.parquet`, with or without `.gz` or `.zst`".into(),
             Self::MixedSplits { path, .. } => format!("name the files of one, such as `{}/train*`", path.display()).into(),
-            Self::ManyRejected { .. } => "repair the rows, or raise `max_rejected`".into(),
+            Self::TooManyRejected { .. } => "repair the rows, or raise `max_rejected`".into(),
             Self::TooLarge { .. } => "set `limit`, or raise `max_bytes`".into(),
             _ => return None,
         })

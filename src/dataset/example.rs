@@ -42,8 +42,9 @@ pub struct ChatTurn {
     pub role: ChatRole,
     /// The text. The reasoning of an assistant's message stands before it in `<think>` tags.
     pub content: String,
-    /// Whether it is learnt: true for the assistant's messages without `weight = 0`.
-    pub is_learnt: bool,
+    /// Whether its tokens count in the loss: those of the assistant's messages do, unless `weight`
+    /// is 0.
+    pub has_loss: bool,
 }
 
 /// One turn of a demonstration.
@@ -57,14 +58,14 @@ pub struct DemoTurn {
     pub reply: Option<String>,
     /// Whether the prompt was sent before, so that the policy reads that instead of the reply.
     pub is_repeated: bool,
-    /// Whether it is learnt: false for a turn that the caller gave.
-    pub is_learnt: bool,
+    /// Whether its tokens count in the loss: false for a turn that the caller gave.
+    pub has_loss: bool,
 }
 
 impl DemoTurn {
     /// A turn of the policy's own.
     pub fn new(think: String, action: Action, reply: Option<String>) -> Self {
-        Self { think, action, reply, is_repeated: false, is_learnt: true }
+        Self { think, action, reply, is_repeated: false, has_loss: true }
     }
 }
 

@@ -6,19 +6,19 @@ use super::example::{ChatRole, ChatTurn, DemoTurn, Demonstration, Example};
 use super::fields::Fields;
 use super::form::{Form, GOLDS, QUESTIONS};
 use super::messages::{content, messages, roles};
-use super::passage::{behind, input, passage, refuse_marked, refuse_media, with_input};
+use super::passage::{input, passage, prepend_passage, refuse_marked, refuse_media, with_input};
 use super::task_row::{action, is_record, missing, task};
 use super::{Context, Row, Unused};
 use crate::task::Task;
 use crate::trajectory::Action;
 
 /// An example and what it is selected by.
-pub(super) struct Sourced {
+pub(super) struct ExampleRow {
     pub(super) example: Example,
     kind: Option<String>,
 }
 
-impl Row for Sourced {
+impl Row for ExampleRow {
     fn read(fields: &Fields, context: &Context<'_>) -> Result<(Self, Form), Unused> {
         let (example, form) = example(fields, context)?;
         let kind = fields.get("kind").and_then(Cell::scalar);
@@ -57,7 +57,7 @@ fn example(fields: &Fields, context: &Context<'_>) -> Result<(Example, Form), Un
     let (turns, form) = chat(fields, context)?;
     refuse_roles(&turns)?;
     refuse_empty(&turns)?;
-    if !turns.iter().any(|turn| turn.is_learnt) {
+    if !turns.iter().any(|turn| turn.has_loss) {
         return Err(Unused::Skipped("all of its assistant's messages have weight 0"));
     }
     Ok((Example::Chat(turns), form))
@@ -85,7 +85,7 @@ fn refuse_empty(turns: &[ChatTurn]) -> Result<(), Unused> {
         let text = turn.content.rsplit("</think>").next();
         text.is_some_and(|text| !text.trim().is_empty())
     };
-    match turns.iter().all(|turn| !turn.is_learnt || said(turn)) {
+    match turns.iter().all(|turn| !turn.has_loss || said(turn)) {
         true => Ok(()),
         false => {
             Err("a message of its assistant is empty (one with `weight` 0 is not learnt)".into())
@@ -133,7 +133,10 @@ fn asked(fields: &Fields, context: &Context<'_>) -> Result<(Vec<ChatTurn>, Form)
         for (name, form) in [("messages", Form::Chat), ("conversations", Form::ShareGpt)] {
             if let Some(value) = fields.get(name) {
                 refuse_marked(fields, context)?;
-                return Ok((about(messages(value, name)?, passage(fields, context)?)?, form));
+                return Ok((
+                    with_passage(messages(value, name)?, passage(fields, context)?)?,
+                    form,
+                ));
             }
         }
         columns(fields)?
@@ -147,7 +150,7 @@ fn asked(fields: &Fields, context: &Context<'_>) -> Result<(Vec<ChatTurn>, Form)
     if let (Form::Alpaca, Some(first)) = (form, turns.first_mut()) {
         first.content = with_input(std::mem::take(&mut first.content), input(fields)?);
     }
-    Ok((about(turns, passage(fields, context)?)?, form))
+    Ok((with_passage(turns, passage(fields, context)?)?, form))
 }
 
 /// The columns with the user's message and with the assistant's, as it is written. `None` where
@@ -184,11 +187,14 @@ fn as_task(fields: &Fields, context: &Context<'_>) -> Result<(Vec<ChatTurn>, For
 }
 
 /// Puts a passage before the first question.
-fn about(mut turns: Vec<ChatTurn>, passage: Option<String>) -> Result<Vec<ChatTurn>, Unused> {
+fn with_passage(
+    mut turns: Vec<ChatTurn>,
+    passage: Option<String>,
+) -> Result<Vec<ChatTurn>, Unused> {
     let Some(passage) = passage else { return Ok(turns) };
     let question = turns.iter_mut().find(|turn| turn.role == ChatRole::User);
     let question = question.ok_or("it has a passage, but no message of role `user`")?;
-    question.content = behind(Some(passage), std::mem::take(&mut question.content));
+    question.content = prepend_passage(Some(passage), std::mem::take(&mut question.content));
     Ok(turns)
 }
 
@@ -209,7 +215,7 @@ fn pair(fields: &Fields, question: &str, answer: &str) -> Result<Vec<ChatTurn>, 
 }
 
 fn turn(role: ChatRole, content: String) -> ChatTurn {
-    ChatTurn { role, content, is_learnt: role == ChatRole::Assistant }
+    ChatTurn { role, content, has_loss: role == ChatRole::Assistant }
 }
 
 /// Whether a part of a record has this flag; false flags may be left out.
@@ -251,7 +257,7 @@ fn episode(fields: &Fields, context: &Context<'_>) -> Result<Demonstration, Unus
         }
         moves.push(DemoTurn {
             is_repeated: is_set(seen, "repeated"),
-            is_learnt: !is_set(Some(turn), "is_given"),
+            has_loss: !is_set(Some(turn), "is_given"),
             ..DemoTurn::new(think, action, reply)
         });
     }

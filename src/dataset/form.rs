@@ -118,7 +118,7 @@ pub(super) fn is_known(column: &str) -> bool {
 }
 
 /// Columns about a row rather than of it: nothing is lost if they are not read.
-const ABOUT: [&str; 32] = [
+const METADATA_COLUMNS: [&str; 32] = [
     "ability",
     "category",
     "created",
@@ -154,6 +154,6 @@ const ABOUT: [&str; 32] = [
 ];
 
 /// Whether the column of this name may be left unread without a warning.
-pub(super) fn is_about(column: &str) -> bool {
-    ABOUT.iter().any(|name| name.eq_ignore_ascii_case(column))
+pub(super) fn is_metadata(column: &str) -> bool {
+    METADATA_COLUMNS.iter().any(|name| name.eq_ignore_ascii_case(column))
 }

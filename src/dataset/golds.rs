@@ -71,7 +71,7 @@ pub(super) fn golds(
             let messages = super::messages::messages(value, name)?;
             let last = messages.iter().rfind(|message| message.role == ChatRole::Assistant);
             let last = last.ok_or_else(|| format!("its `{name}` has no answer"))?;
-            if !last.is_learnt {
+            if !last.has_loss {
                 return Err(
                     format!("the answer in its `{name}` is marked as not to be learnt").into()
                 );
@@ -198,7 +198,8 @@ fn list_in(name: &str, text: &str) -> Result<Option<Vec<String>>, Unused> {
     match serde_json::from_str::<Vec<String>>(text) {
         Ok(items) if is_plural || !items.is_empty() => Ok(Some(items)),
         Err(_) if is_plural || text.starts_with("['") => {
-            Err(format!("its `{name}` is text that looks like a list, but is no JSON").into())
+            Err(format!("its `{name}` is text that looks like a list, but is not valid JSON")
+                .into())
         }
         _ => Ok(None),
     }

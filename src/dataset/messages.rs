@@ -11,7 +11,7 @@ const READ: [&str; 7] = ["role", "from", "content", "value", "weight", "train", 
 /// Keys with the reasoning before an assistant's message, the preferred first.
 const REASONING: [&str; 4] = ["reasoning_content", "reasoning", "thinking", "thought"];
 /// Keys of a message that change nothing about what is learnt.
-const ABOUT: [&str; 12] = [
+const METADATA_KEYS: [&str; 12] = [
     "id",
     "index",
     "name",
@@ -37,10 +37,10 @@ pub(super) fn messages(value: &Cell, name: &str) -> Result<Vec<ChatTurn>, Unused
             parsed = raw.map(Cell::from_json).transpose()?;
             match &parsed {
                 Some(Cell::List(list)) => list,
-                _ => return Err(format!("its `{name}` is no list of messages").into()),
+                _ => return Err(format!("its `{name}` is not a list of messages").into()),
             }
         }
-        _ => return Err(format!("its `{name}` is no list of messages").into()),
+        _ => return Err(format!("its `{name}` is not a list of messages").into()),
     };
     if list.is_empty() {
         return Err(format!("its `{name}` is empty").into());
@@ -82,9 +82,9 @@ fn one_message(message: &Cell, name: &str, number: usize) -> Result<ChatTurn, Un
         }
     }
     refuse_keys(message).map_err(|reason| at(&reason))?;
-    let is_learnt = is_learnt(message).map_err(|reason| at(&reason))?;
-    let is_learnt = is_learnt && role == ChatRole::Assistant;
-    Ok(ChatTurn { role, content, is_learnt })
+    let has_loss = has_loss(message).map_err(|reason| at(&reason))?;
+    let has_loss = has_loss && role == ChatRole::Assistant;
+    Ok(ChatTurn { role, content, has_loss })
 }
 
 /// The reasoning before an assistant's message.
@@ -93,12 +93,12 @@ fn reasoning(message: &Cell) -> Result<Option<&str>, String> {
     let Some(name) = REASONING.into_iter().find(filled) else { return Ok(None) };
     match message.get(name).and_then(Cell::text) {
         Some(text) => Ok(Some(text.trim())),
-        None => Err(format!("has a `{name}` that is no text")),
+        None => Err(format!("has a `{name}` that is not text")),
     }
 }
 
-/// Whether a message is learnt, as far as its keys say: `weight`, as OpenAI has it, and `train`.
-fn is_learnt(message: &Cell) -> Result<bool, String> {
+/// Whether a message counts in the loss, by its keys: `weight`, as OpenAI has it, and `train`.
+fn has_loss(message: &Cell) -> Result<bool, String> {
     let weight = match message.get("weight").and_then(Cell::scalar).as_deref() {
         None | Some("1") => true,
         Some("0") => false,
@@ -116,7 +116,10 @@ fn is_learnt(message: &Cell) -> Result<bool, String> {
 fn refuse_keys(message: &Cell) -> Result<(), String> {
     let Cell::Record(fields) = message else { return Ok(()) };
     let is_known = |key: &str| {
-        READ.iter().chain(&REASONING).chain(&ABOUT).any(|name| name.eq_ignore_ascii_case(key))
+        READ.iter()
+            .chain(&REASONING)
+            .chain(&METADATA_KEYS)
+            .any(|name| name.eq_ignore_ascii_case(key))
     };
     match fields.iter().find(|(key, value)| value.is_filled() && !is_known(key)) {
         Some((key, _)) => Err(format!("has the unknown key `{key}`")),

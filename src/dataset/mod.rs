@@ -44,7 +44,7 @@ pub use overlap::{SameQuestion, duplicates, overlap};
 pub use summary::ReadSummary;
 
 use collect::Collector;
-use example_row::Sourced;
+use example_row::ExampleRow;
 use fields::Fields;
 use input::Input;
 
@@ -81,7 +81,7 @@ pub fn read_examples(
     path: &Path,
     options: &ReadOptions,
 ) -> Result<ReadOutcome<Example>, DatasetError> {
-    let ReadOutcome { rows, summary } = read::<Sourced>(path, options)?;
+    let ReadOutcome { rows, summary } = read::<ExampleRow>(path, options)?;
     Ok(ReadOutcome { rows: rows.into_iter().map(|row| row.example).collect(), summary })
 }
 

@@ -10,20 +10,20 @@ pub struct SameQuestion<'a> {
     /// The one that came first.
     pub first: &'a Task,
     /// The other.
-    pub again: &'a Task,
+    pub duplicate: &'a Task,
 }
 
 /// Every task whose question was asked before in `tasks`, but for case, punctuation and spaces.
 pub fn duplicates(tasks: &[Task]) -> Vec<SameQuestion<'_>> {
     let mut seen = BTreeMap::new();
     let mut found = Vec::new();
-    for again in tasks {
-        match seen.entry(normalised(&again.question)) {
+    for duplicate in tasks {
+        match seen.entry(normalised(&duplicate.question)) {
             std::collections::btree_map::Entry::Vacant(entry) => {
-                entry.insert(again);
+                entry.insert(duplicate);
             }
             std::collections::btree_map::Entry::Occupied(entry) => {
-                found.push(SameQuestion { first: entry.get(), again });
+                found.push(SameQuestion { first: entry.get(), duplicate });
             }
         }
     }
@@ -36,9 +36,9 @@ pub fn overlap<'a>(train: &'a [Task], test: &'a [Task]) -> Vec<SameQuestion<'a>>
     let asked: BTreeMap<String, &Task> =
         train.iter().rev().map(|task| (normalised(&task.question), task)).collect();
     test.iter()
-        .filter_map(|again| {
-            let first = asked.get(&normalised(&again.question))?;
-            Some(SameQuestion { first, again })
+        .filter_map(|duplicate| {
+            let first = asked.get(&normalised(&duplicate.question))?;
+            Some(SameQuestion { first, duplicate })
         })
         .collect()
 }

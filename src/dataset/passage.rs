@@ -98,7 +98,7 @@ fn paragraph(title: Option<&Cell>, text: &Cell) -> Option<String> {
 }
 
 /// Puts a passage before a question.
-pub(super) fn behind(passage: Option<String>, question: String) -> String {
+pub(super) fn prepend_passage(passage: Option<String>, question: String) -> String {
     match passage {
         Some(passage) => format!("{passage}\n\n{question}"),
         None => question,

@@ -23,14 +23,14 @@ pub(super) struct Records {
     /// The number of the line that was taken last.
     line: usize,
     /// Lines that were read to look for the end of a field, and are to be read again.
-    ahead: VecDeque<Vec<u8>>,
+    lookahead: VecDeque<Vec<u8>>,
 }
 
 /// Where a field that begins with a quote ends.
 enum Quoted {
     /// At this byte, behind its closing quote.
     Field(Vec<u8>, usize),
-    /// Nowhere: the quote is a character like others.
+    /// The quote is an ordinary character.
     Literal,
     /// Text stands behind the closing quote.
     Broken,
@@ -38,7 +38,7 @@ enum Quoted {
 
 impl Records {
     pub(super) fn new(reader: Box<dyn BufRead>, delimiter: u8) -> Self {
-        Self { reader, delimiter, columns: 0, line: 0, ahead: VecDeque::new() }
+        Self { reader, delimiter, columns: 0, line: 0, lookahead: VecDeque::new() }
     }
 
     /// The next record; blank lines are skipped.
@@ -50,7 +50,7 @@ impl Records {
         let mut text = loop {
             match self.next_line()? {
                 None => return Ok(None),
-                Some(line) if bare(&line).is_empty() => {}
+                Some(line) if without_line_end(&line).is_empty() => {}
                 Some(line) => break line,
             }
         };
@@ -67,7 +67,7 @@ impl Records {
                     end
                 }
                 Quoted::Literal => {
-                    let rest = &bare(&text)[at..];
+                    let rest = &without_line_end(&text)[at..];
                     let length = rest.iter().position(|byte| *byte == self.delimiter);
                     let field = &rest[..length.unwrap_or(rest.len())];
                     record.fields.push(field.to_vec());
@@ -78,7 +78,7 @@ impl Records {
                     break;
                 }
             };
-            if end >= bare(&text).len() {
+            if end >= without_line_end(&text).len() {
                 break;
             }
             at = end + 1;
@@ -101,7 +101,7 @@ impl Records {
                 from = text.len();
                 let line = self.next_line()?;
                 match &line {
-                    Some(line) if !self.is_own_row(line, &text[..first]) => {
+                    Some(line) if !self.is_complete_row(line, &text[..first]) => {
                         text.extend_from_slice(line);
                         taken.push(line.clone());
                         continue;
@@ -122,14 +122,16 @@ impl Records {
                     value.push(b'"');
                     from += 1;
                 }
-                Some(&byte) if byte != self.delimiter && from < bare(text).len() => break,
+                Some(&byte) if byte != self.delimiter && from < without_line_end(text).len() => {
+                    break;
+                }
                 _ => return Ok(Quoted::Field(value, from)),
             }
         }
         if self.delimiter == b'\t' {
             text.truncate(first);
             self.line -= taken.len();
-            taken.into_iter().rev().for_each(|line| self.ahead.push_front(line));
+            taken.into_iter().rev().for_each(|line| self.lookahead.push_front(line));
             return Ok(Quoted::Literal);
         }
         match taken.is_empty() {
@@ -143,7 +145,7 @@ impl Records {
 
     /// Whether a line inside an open quote is a complete row, so that the quote in the line `first`
     /// is an ordinary character. Only files with tabs are often written without quoting.
-    fn is_own_row(&self, line: &[u8], first: &[u8]) -> bool {
+    fn is_complete_row(&self, line: &[u8], first: &[u8]) -> bool {
         let is_row = |line: &[u8]| {
             let tabs = line.iter().filter(|byte| **byte == b'\t').count();
             tabs > 0 && tabs + 1 == self.columns
@@ -153,7 +155,7 @@ impl Records {
 
     /// The next line with its end.
     fn next_line(&mut self) -> io::Result<Option<Vec<u8>>> {
-        let line = match self.ahead.pop_front() {
+        let line = match self.lookahead.pop_front() {
             Some(line) => line,
             None => {
                 let mut line = Vec::new();
@@ -167,7 +169,7 @@ impl Records {
 }
 
 /// A line without its end.
-fn bare(line: &[u8]) -> &[u8] {
+fn without_line_end(line: &[u8]) -> &[u8] {
     let line = line.strip_suffix(b"\n").unwrap_or(line);
     line.strip_suffix(b"\r").unwrap_or(line)
 }

@@ -16,7 +16,7 @@ pub struct ReadSummary {
     /// Rows used.
     pub used: usize,
     /// Rows of other data sets or kinds than were asked for.
-    pub unwanted: usize,
+    pub filtered_out: usize,
     /// Rows beyond the limit.
     pub beyond_limit: usize,
     /// Rows that can be parsed but are of no use, by reason.
@@ -100,7 +100,7 @@ impl fmt::Display for ReadSummary {
         for (count, what) in [
             (self.rejected, "rejected"),
             (skipped, "skipped"),
-            (self.unwanted, "of other data sets or kinds"),
+            (self.filtered_out, "of other data sets or kinds"),
             (self.beyond_limit, "beyond the limit"),
         ] {
             if count > 0 {

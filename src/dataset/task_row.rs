@@ -9,7 +9,7 @@ use super::fields::Fields;
 use super::form::{Form, QUESTIONS};
 use super::golds::golds;
 use super::messages::{messages, roles};
-use super::passage::{behind, input, passage, refuse_media, with_input};
+use super::passage::{input, passage, prepend_passage, refuse_media, with_input};
 use super::{Context, Row, Unused};
 use crate::protocol::{ANSWER, PROMPT, THINK};
 use crate::task::Task;
@@ -65,7 +65,7 @@ pub(super) fn task(fields: &Fields, context: &Context<'_>) -> Result<(Task, Form
     }
     let text = |name: &str| fields.get(name).and_then(Cell::scalar);
     let task = Task {
-        question: behind(passage(fields, context)?, question),
+        question: prepend_passage(passage(fields, context)?, question),
         golds,
         id: text("id").or_else(|| text("_id")).unwrap_or_else(|| context.id()),
         source: source(fields, context),

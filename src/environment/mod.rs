@@ -100,31 +100,31 @@ pub enum EnvironmentError {
     #[error("there is no episode `{0}`")]
     Unknown(Uuid),
     /// There are too many.
-    #[error("{0} episodes are open, and no more are held")]
+    #[error("{0} episodes are open, which is the maximum")]
     Full(usize),
     /// Another step of the episode is under way, or was not waited for.
     #[error("a step of this episode is under way")]
     Busy,
     /// A step for another turn than the one that is awaited.
-    #[error("turn {asked} was given, but turn {awaited} is awaited")]
+    #[error("turn {sent} was sent, but turn {expected} is expected")]
     WrongTurn {
-        /// The turn that was given.
-        asked: usize,
+        /// The turn that was sent.
+        sent: usize,
         /// The turn that is awaited.
-        awaited: usize,
+        expected: usize,
     },
     /// A turn that is longer than it may be.
-    #[error("the turn has {found} {unit}, but it may have {most}")]
+    #[error("the turn has {found} {unit}, but it may have {max}")]
     TooLong {
         /// Its length.
         found: usize,
         /// The unit of its length.
         unit: &'static str,
-        /// The most that it may have.
-        most: usize,
+        /// The maximum length.
+        max: usize,
     },
-    /// A turn that cannot be taken.
-    #[error("the turn cannot be taken: {0}")]
+    /// A turn that is invalid.
+    #[error("the turn is invalid: {0}")]
     BadTurn(Reason),
 }
 
@@ -151,8 +151,8 @@ pub struct Environment {
 }
 
 struct EpisodeSlot {
-    play: tokio::sync::Mutex<OpenEpisode>,
-    marks: Mutex<EpisodeStatus>,
+    episode: tokio::sync::Mutex<OpenEpisode>,
+    status: Mutex<EpisodeStatus>,
 }
 
 /// What is known of an episode without locking it.
@@ -203,14 +203,15 @@ impl Environment {
         let held = {
             let mut episodes = self.episodes();
             self.make_room(&mut episodes)?;
-            let play = OpenEpisode::begin(Arc::clone(&self.setup), self.vocabulary, task, limits);
-            let marks = Mutex::new(EpisodeStatus { touched: Instant::now(), is_done: false });
-            let held = Arc::new(EpisodeSlot { play: tokio::sync::Mutex::new(play), marks });
+            let episode =
+                OpenEpisode::begin(Arc::clone(&self.setup), self.vocabulary, task, limits);
+            let status = Mutex::new(EpisodeStatus { touched: Instant::now(), is_done: false });
+            let held = Arc::new(EpisodeSlot { episode: tokio::sync::Mutex::new(episode), status });
             episodes.insert(id, Arc::clone(&held));
             held
         };
-        let mut play = held.play.lock().await;
-        let state = play.next().await;
+        let mut episode = held.episode.lock().await;
+        let state = episode.next().await;
         held.touch(matches!(state, EpisodeState::Done(_)));
         Ok(state)
     }
@@ -227,9 +228,9 @@ impl Environment {
         played: ExternalTurn,
     ) -> Result<EpisodeState, EnvironmentError> {
         let held = self.episodes().get(&id).cloned().ok_or(EnvironmentError::Unknown(id))?;
-        let mut play = held.play.try_lock().map_err(|_| EnvironmentError::Busy)?;
+        let mut episode = held.episode.try_lock().map_err(|_| EnvironmentError::Busy)?;
         held.touch(false);
-        let state = play.step(turn, played).await?;
+        let state = episode.step(turn, played).await?;
         held.touch(matches!(state, EpisodeState::Done(_)));
         Ok(state)
     }
@@ -245,12 +246,13 @@ impl Environment {
         episodes: &mut HashMap<Uuid, Arc<EpisodeSlot>>,
     ) -> Result<(), EnvironmentError> {
         let idle = Duration::from_millis(self.bounds.idle_ms);
-        episodes.retain(|_, held| held.marks().touched.elapsed() < idle || held.is_busy());
+        episodes.retain(|_, held| held.status().touched.elapsed() < idle || held.is_busy());
         if episodes.len() < self.bounds.max_open {
             return Ok(());
         }
-        let done = episodes.iter().map(|(id, held)| (*id, held.marks()));
-        let oldest = done.filter(|(_, marks)| marks.is_done).min_by_key(|(_, marks)| marks.touched);
+        let done = episodes.iter().map(|(id, held)| (*id, held.status()));
+        let oldest =
+            done.filter(|(_, status)| status.is_done).min_by_key(|(_, status)| status.touched);
         let (id, _) = oldest.ok_or(EnvironmentError::Full(self.bounds.max_open))?;
         episodes.remove(&id);
         Ok(())
@@ -262,18 +264,18 @@ impl Environment {
 }
 
 impl EpisodeSlot {
-    fn marks(&self) -> EpisodeStatus {
-        *self.marks.lock().unwrap_or_else(PoisonError::into_inner)
+    fn status(&self) -> EpisodeStatus {
+        *self.status.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether a step is under way, however long it takes.
     fn is_busy(&self) -> bool {
-        self.play.try_lock().is_err()
+        self.episode.try_lock().is_err()
     }
 
     fn touch(&self, is_done: bool) {
-        let mut marks = self.marks.lock().unwrap_or_else(PoisonError::into_inner);
-        marks.touched = Instant::now();
-        marks.is_done |= is_done;
+        let mut status = self.status.lock().unwrap_or_else(PoisonError::into_inner);
+        status.touched = Instant::now();
+        status.is_done |= is_done;
     }
 }

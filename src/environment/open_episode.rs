@@ -7,7 +7,9 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::{EnvironmentError, EnvironmentSetup, EpisodeState, FinishedEpisode};
 use crate::engine::Sampling;
-use crate::episode::{EpisodeRequest, FinishReason, Limits, Participants, Silent, run_episode};
+use crate::episode::{
+    DiscardEvents, EpisodeRequest, FinishReason, Limits, Participants, run_episode,
+};
 use crate::hint::Hint;
 use crate::policy::{ExternalTurn, StepHandle, SteppedPolicy};
 use crate::reward::own_answer;
@@ -78,16 +80,16 @@ impl OpenEpisode {
         turn: Option<usize>,
         played: ExternalTurn,
     ) -> Result<EpisodeState, EnvironmentError> {
-        let awaited = self.turn;
+        let expected = self.turn;
         match (turn, &self.last) {
             // The client missed the reply to the reset.
             (_, None) => return Err(EnvironmentError::Busy),
             // The client missed the reply to this turn.
-            (Some(turn), Some(last)) if !self.is_taken && turn.checked_add(1) == Some(awaited) => {
+            (Some(turn), Some(last)) if !self.is_taken && turn.checked_add(1) == Some(expected) => {
                 return Ok(last.clone());
             }
-            (Some(asked), _) if asked != awaited => {
-                return Err(EnvironmentError::WrongTurn { asked, awaited });
+            (Some(sent), _) if sent != expected => {
+                return Err(EnvironmentError::WrongTurn { sent, expected });
             }
             (None, _) if self.is_taken => return Err(EnvironmentError::Busy),
             (_, Some(done @ EpisodeState::Done(_))) => return Ok(done.clone()),
@@ -99,14 +101,14 @@ impl OpenEpisode {
             }
             _ => {}
         }
-        Ok(self.state_of(awaited + 1).await)
+        Ok(self.state_of(expected + 1).await)
     }
 
     /// Whether a turn can be taken at all.
     fn check(
         &self,
         played: &ExternalTurn,
-        most: usize,
+        max: usize,
         trace: &TokenTrace,
     ) -> Result<(), EnvironmentError> {
         match played {
@@ -122,12 +124,12 @@ impl OpenEpisode {
             ExternalTurn::Tokens(tokens) if tokens.is_empty() => {
                 Err(EnvironmentError::BadTurn("it has no token".into()))
             }
-            ExternalTurn::Tokens(tokens) if tokens.len() > most => {
-                Err(EnvironmentError::TooLong { found: tokens.len(), unit: "tokens", most })
+            ExternalTurn::Tokens(tokens) if tokens.len() > max => {
+                Err(EnvironmentError::TooLong { found: tokens.len(), unit: "tokens", max })
             }
-            ExternalTurn::Text(text, _) if text.len() > most.saturating_mul(BYTES_A_TOKEN) => {
-                let most = most.saturating_mul(BYTES_A_TOKEN);
-                Err(EnvironmentError::TooLong { found: text.len(), unit: "bytes", most })
+            ExternalTurn::Text(text, _) if text.len() > max.saturating_mul(BYTES_A_TOKEN) => {
+                let max = max.saturating_mul(BYTES_A_TOKEN);
+                Err(EnvironmentError::TooLong { found: text.len(), unit: "bytes", max })
             }
             ExternalTurn::Text(..) if self.turn > 0 && !trace.ids.is_empty() => {
                 Err(EnvironmentError::BadTurn(
@@ -169,7 +171,7 @@ async fn run(
         large_model: &*setup.large_model,
         protocol: &setup.protocol,
     };
-    let episode = match run_episode(participants, &request, &mut Silent).await {
+    let episode = match run_episode(participants, &request, &mut DiscardEvents).await {
         Ok(episode) => episode,
         Err(error) => {
             let used = error.usage.large_model;

@@ -21,8 +21,8 @@ pub(super) struct CallEstimate {
     written: TokenEstimate,
     /// What is known to have been billed, in place of the estimate.
     billed: Option<TokenUsage>,
-    /// Further calls that failed in its place.
-    pub(super) lost: FailedCalls,
+    /// Calls of other models that failed before this one was made.
+    pub(super) failed_calls: FailedCalls,
     /// What is used beside the texts.
     pub(super) unseen: UnseenUsage,
     /// Whether it waits to be sent.
@@ -39,11 +39,21 @@ impl CallEstimate {
         read: u64,
     ) -> Self {
         let written = TokenEstimate::default();
-        let (tally, lost) = (Arc::clone(tally), FailedCalls::default());
+        let (tally, failed_calls) = (Arc::clone(tally), FailedCalls::default());
         let (unseen, waiting) = (UnseenUsage::default(), Waiting::default());
         let billed = None;
-        let begun =
-            Self { tally, before, role, prices, read, written, billed, lost, unseen, waiting };
+        let begun = Self {
+            tally,
+            before,
+            role,
+            prices,
+            read,
+            written,
+            billed,
+            failed_calls,
+            unseen,
+            waiting,
+        };
         begun.publish();
         begun
     }
@@ -72,8 +82,8 @@ impl CallEstimate {
     }
 
     /// The estimated usage of calls that failed in its place.
-    pub(super) fn lost(&self) -> CallUsage {
-        self.lost.used()
+    pub(super) fn failed_calls(&self) -> CallUsage {
+        self.failed_calls.used()
     }
 
     /// The usage before the call plus the estimates.
@@ -90,7 +100,7 @@ impl CallEstimate {
         let mut usage = self.before;
         let role = (self.role)(&mut usage);
         *role += used;
-        *role += self.lost();
+        *role += self.failed_calls();
         usage
     }
 
@@ -152,7 +162,7 @@ mod tests {
         let (tally, before) = (Tally::default(), EpisodeUsage::default());
         let prices = Prices::default();
         let call = CallEstimate::begin(&tally, before, |usage| &mut usage.policy, prices, 3);
-        let asked = Call { lost: call.lost.clone(), ..Call::default() };
+        let asked = Call { failed_calls: call.failed_calls.clone(), ..Call::default() };
         assert!(model.stream(&asked).await.is_err());
         assert_eq!(call.ended(false).policy.calls, 1);
         assert_eq!(call.ended(true).policy.calls, 2);

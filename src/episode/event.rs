@@ -35,10 +35,10 @@ pub trait EventSink: Send {
 
 /// Discards all events.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Silent;
+pub struct DiscardEvents;
 
 #[async_trait]
-impl EventSink for Silent {
+impl EventSink for DiscardEvents {
     fn is_live(&self) -> bool {
         false
     }

@@ -12,9 +12,9 @@ pub struct AnswerForm {
     /// Fields for those calls of the large model whose reply is the answer: `max_tokens`,
     /// `tools`…
     pub params: Arc<Map<String, Value>>,
-    /// Fields of the same calls that an endpoint may do without, such as `stop`, or whose names the
-    /// caller did not choose: one that refuses a field gets its other name, or none.
-    pub own: Map<String, Value>,
+    /// Fields of the same calls that are sent only if the endpoint accepts them, such as `stop`. A
+    /// field that it refuses is sent under its other name, or left out.
+    pub optional_params: Map<String, Value>,
     /// Whether only the large model can give this form. If so, the policy's answer is a draft, and
     /// one more call turns it into the answer.
     pub by_large_model: bool,

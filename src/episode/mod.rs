@@ -28,7 +28,7 @@ mod tests;
 mod watch;
 
 pub use config::Limits;
-pub use event::{EpisodeEvent, EventSink, Silent};
+pub use event::{DiscardEvents, EpisodeEvent, EventSink};
 pub use form::{AnswerCheck, AnswerForm};
 pub use run::run_episode;
 
@@ -280,13 +280,13 @@ pub enum EpisodeErrorKind {
     },
     /// The prompt of a given turn is too long once its references are resolved.
     #[error(
-        "`turns[{turn}].interaction_prompt` has more than {most} bytes with its references resolved, the bound `episode.prompt_bytes`"
+        "`turns[{turn}].interaction_prompt` has more than {max} bytes with its references resolved, the bound `episode.prompt_bytes`"
     )]
     PromptTooLong {
         /// Which turn, from 0.
         turn: usize,
         /// The limit.
-        most: usize,
+        max: usize,
     },
     /// The answer did not have the requested form, even at the second attempt.
     #[error("the large model's answer does not have the requested form: {reason}")]

@@ -18,7 +18,7 @@ use crate::chat::ChatMessage;
 use crate::compute;
 use crate::large_model::{CallUsage, LargeModelError, Reply};
 use crate::policy::{PolicyError, PolicyOpening, PolicySession, PolicyTurn};
-use crate::protocol::{ExpandError, Opening, Piece, Shown};
+use crate::protocol::{ExpandError, Opening, Piece, PromptResult};
 use crate::token_estimate::TokenEstimate;
 use crate::trajectory::{
     Action, Observation, TokenTrace, TokenUsage, Trajectory, Turn, TurnFinish,
@@ -93,7 +93,7 @@ enum Ending {
     /// The deadline passed while the policy wrote its answer; this is what it had.
     Unfinished(String),
     LargeModel(Box<Reply>),
-    Without(FinishReason),
+    NoAnswer(FinishReason),
 }
 
 struct Run<'a> {
@@ -120,7 +120,7 @@ impl Run<'_> {
     async fn episode(&mut self) -> Result<Episode, EpisodeErrorKind> {
         // The result of a tool cannot be found out by turns.
         let (ending, trace) = match self.request.form.must_call() {
-            true => (Ending::Without(FinishReason::Answered), TokenTrace::default()),
+            true => (Ending::NoAnswer(FinishReason::Answered), TokenTrace::default()),
             false => {
                 let mut session = self.open().await?;
                 (self.turns(&mut *session).await?, session.trace().clone())
@@ -173,7 +173,7 @@ impl Run<'_> {
     ) -> Result<(String, AnswerSource, FinishReason, Option<Reply>), EpisodeErrorKind> {
         use AnswerSource::{LargeModel, Policy};
         let reason = match &ending {
-            Ending::Without(reason) => *reason,
+            Ending::NoAnswer(reason) => *reason,
             Ending::Unfinished(_) => FinishReason::Deadline,
             _ => FinishReason::Answered,
         };
@@ -181,7 +181,7 @@ impl Run<'_> {
             let (draft, source) = match ending {
                 Ending::Policy(text) | Ending::Unfinished(text) => (text, Policy),
                 Ending::LargeModel(reply) => (reply.message.as_text(), LargeModel),
-                Ending::Without(_) => (String::new(), LargeModel),
+                Ending::NoAnswer(_) => (String::new(), LargeModel),
             };
             return match self.formed(&draft).await {
                 Ok(reply) => Ok((reply.message.as_text(), LargeModel, reason, Some(reply))),
@@ -198,10 +198,10 @@ impl Run<'_> {
             Ending::LargeModel(reply) => {
                 Ok((reply.message.as_text(), LargeModel, reason, Some(*reply)))
             }
-            Ending::Without(_) if !self.request.limits.fallback => {
+            Ending::NoAnswer(_) if !self.request.limits.fallback => {
                 Ok((String::new(), LargeModel, reason, None))
             }
-            Ending::Without(_) => {
+            Ending::NoAnswer(_) => {
                 let (text, reply) = self.best(reason).await?;
                 Ok((text, LargeModel, reason, reply))
             }
@@ -214,18 +214,18 @@ impl Run<'_> {
         loop {
             let index = self.turns.len();
             if index == limits.max_turns {
-                return Ok(Ending::Without(FinishReason::TurnLimit));
+                return Ok(Ending::NoAnswer(FinishReason::TurnLimit));
             }
             let written = self.usage.policy.tokens.completion_tokens as usize;
             let room = limits.max_policy_tokens.saturating_sub(written).min(limits.max_turn_tokens);
             if room == 0 {
-                return Ok(Ending::Without(FinishReason::TokenLimit));
+                return Ok(Ending::NoAnswer(FinishReason::TokenLimit));
             }
             if Instant::now() >= self.turns_end {
-                return Ok(Ending::Without(FinishReason::Deadline));
+                return Ok(Ending::NoAnswer(FinishReason::Deadline));
             }
             if self.is_over_budget() {
-                return Ok(Ending::Without(FinishReason::Budget));
+                return Ok(Ending::NoAnswer(FinishReason::Budget));
             }
             self.events.emit(EpisodeEvent::Turn(index)).await?;
             let span = tracing::info_span!(target: SPANS, "turn", index);
@@ -297,14 +297,14 @@ impl Run<'_> {
             Ok(Err(PolicyError::Engine(crate::engine::EngineError::PromptTooLong { .. })))
                 if !self.turns.is_empty() =>
             {
-                return Ok(ControlFlow::Break(Ending::Without(FinishReason::TokenLimit)));
+                return Ok(ControlFlow::Break(Ending::NoAnswer(FinishReason::TokenLimit)));
             }
             Ok(Err(error)) => return Err(error.into()),
             Err(_) => {
                 return Ok(ControlFlow::Break(match parsed.action {
                     // It was reported to the client already, and it is better than no answer.
                     Action::Answer(answer) if !drafts => Ending::Unfinished(answer),
-                    _ => Ending::Without(FinishReason::Deadline),
+                    _ => Ending::NoAnswer(FinishReason::Deadline),
                 }));
             }
         };
@@ -325,11 +325,11 @@ impl Run<'_> {
         let cut = finish == TurnFinish::Length && !parsed.is_closed;
         match parsed.action {
             Action::Answer(answer) => Ok(ControlFlow::Break(Ending::Policy(answer))),
-            _ if cut => Ok(ControlFlow::Break(Ending::Without(FinishReason::TokenLimit))),
-            Action::Nothing => Ok(ControlFlow::Break(Ending::Without(FinishReason::Malformed))),
+            _ if cut => Ok(ControlFlow::Break(Ending::NoAnswer(FinishReason::TokenLimit))),
+            Action::Nothing => Ok(ControlFlow::Break(Ending::NoAnswer(FinishReason::Malformed))),
             Action::FinalPrompt(prompt) if drafts && self.is_question(&prompt) => {
                 // The call that gives the answer its form makes the same request.
-                Ok(ControlFlow::Break(Ending::Without(FinishReason::Answered)))
+                Ok(ControlFlow::Break(Ending::NoAnswer(FinishReason::Answered)))
             }
             Action::FinalPrompt(prompt) => match self.ask(&prompt, !drafts).await {
                 Ok(PromptOutcome::Replied(reply, observation)) => {
@@ -337,10 +337,10 @@ impl Run<'_> {
                     Ok(ControlFlow::Break(Ending::LargeModel(reply)))
                 }
                 Ok(PromptOutcome::Unsent(error)) => Ok(self.unsent(error)),
-                Err(error) => self.do_without(error),
+                Err(error) => self.continue_without_reply(error),
             },
             Action::Prompt(_) if self.is_last_turn() && !self.request.limits.fallback => {
-                Ok(ControlFlow::Break(Ending::Without(FinishReason::TurnLimit)))
+                Ok(ControlFlow::Break(Ending::NoAnswer(FinishReason::TurnLimit)))
             }
             Action::Prompt(prompt) => {
                 let asked = self.ask(&prompt, false).await;
@@ -365,11 +365,11 @@ impl Run<'_> {
                 observation.truncated = head.len() < reply.len();
                 let is_repeated = observation.repeated;
                 self.attach(observation);
-                if is_repeated { Shown::Repeated(&head) } else { Shown::Reply(&head) }
+                if is_repeated { PromptResult::Repeated(&head) } else { PromptResult::Reply(&head) }
             }
-            Ok(PromptOutcome::Unsent(ExpandError::Missing(turn))) => Shown::Missing(turn),
+            Ok(PromptOutcome::Unsent(ExpandError::Missing(turn))) => PromptResult::Missing(turn),
             Ok(PromptOutcome::Unsent(error)) => return Ok(self.unsent(error)),
-            Err(error) => return self.do_without(error),
+            Err(error) => return self.continue_without_reply(error),
         };
         if !is_last {
             let observation = self.participants.protocol.observation(shown)?;
@@ -390,16 +390,19 @@ impl Run<'_> {
                 "a prompt was not sent: with its references it is longer than `episode.prompt_bytes`"
             );
         }
-        ControlFlow::Break(Ending::Without(FinishReason::Malformed))
+        ControlFlow::Break(Ending::NoAnswer(FinishReason::Malformed))
     }
 
     /// Continues without this reply if there are others and only time ran out.
-    fn do_without(&self, error: EpisodeErrorKind) -> Result<ControlFlow<Ending>, EpisodeErrorKind> {
+    fn continue_without_reply(
+        &self,
+        error: EpisodeErrorKind,
+    ) -> Result<ControlFlow<Ending>, EpisodeErrorKind> {
         match error {
             EpisodeErrorKind::LargeModel(LargeModelError::Deadline { .. })
                 if !self.exchanges.is_empty() || self.request.form.by_large_model =>
             {
-                Ok(ControlFlow::Break(Ending::Without(FinishReason::Deadline)))
+                Ok(ControlFlow::Break(Ending::NoAnswer(FinishReason::Deadline)))
             }
             error => Err(error),
         }

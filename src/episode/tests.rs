@@ -48,7 +48,7 @@ async fn run_with(
     let participants = Participants { policy, large_model: model, protocol: &protocol };
     let mut request = EpisodeRequest::new("the question", Sampling::GREEDY);
     request.limits = limits;
-    run_episode(participants, &request, &mut Silent).await
+    run_episode(participants, &request, &mut DiscardEvents).await
 }
 
 const ASK_A: &str = "<think>t</think><interaction_prompt>a</interaction_prompt>";
@@ -236,7 +236,7 @@ async fn run_formed(
     let mut request = EpisodeRequest::new("the question", Sampling::GREEDY);
     request.form = form;
     request.limits.deadline_ms = deadline_ms;
-    run_episode(participants, &request, &mut Silent).await
+    run_episode(participants, &request, &mut DiscardEvents).await
 }
 
 const TOOLS: &str =
@@ -271,7 +271,7 @@ async fn without_a_policy_the_large_model_is_asked_as_it_would_be_directly() {
         let policy = DirectPolicy;
         let participants =
             Participants { policy: &policy, large_model: &model, protocol: &protocol };
-        let episode = run_episode(participants, &request, &mut Silent).await.unwrap();
+        let episode = run_episode(participants, &request, &mut DiscardEvents).await.unwrap();
         assert_eq!(*asked.lock().unwrap(), [expected]);
         assert_eq!((&*episode.answer, episode.answer_source), ("r1", AnswerSource::LargeModel));
         assert_eq!(episode.finish_reason, FinishReason::Answered);
@@ -405,7 +405,7 @@ async fn without_history_every_prompt_stands_alone() {
         let participants =
             Participants { policy: &policy, large_model: &model, protocol: &protocol };
         let request = EpisodeRequest::new("the question", Sampling::GREEDY);
-        let episode = run_episode(participants, &request, &mut Silent).await.unwrap();
+        let episode = run_episode(participants, &request, &mut DiscardEvents).await.unwrap();
         assert_eq!(*asked.lock().unwrap(), [vec!["the question\n\na"], second]);
         // A prompt is repeated whatever the large model saw before it.
         assert!(episode.trajectory.turns[2].observation.as_ref().unwrap().repeated);
@@ -433,7 +433,7 @@ async fn the_deadline_and_the_budget_hold() {
     let mut request = EpisodeRequest::new("q", Sampling::GREEDY);
     // The clock is the caller's: this episode's time was over before it began.
     request.started = Instant::now() - Duration::from_secs(600);
-    let error = run_episode(participants, &request, &mut Silent).await.unwrap_err();
+    let error = run_episode(participants, &request, &mut DiscardEvents).await.unwrap_err();
     assert!(matches!(
         error.kind,
         EpisodeErrorKind::Deadline { .. }
@@ -442,7 +442,7 @@ async fn the_deadline_and_the_budget_hold() {
 
     request.started = Instant::now();
     request.limits.max_cost = Some(0.0);
-    let error = run_episode(participants, &request, &mut Silent).await.unwrap_err();
+    let error = run_episode(participants, &request, &mut DiscardEvents).await.unwrap_err();
     assert!(matches!(error.kind, EpisodeErrorKind::Budget { .. }), "{error}");
 }
 

@@ -55,8 +55,8 @@ impl TurnSink for TurnWatch<'_> {
         self.writing.waiting.clone()
     }
 
-    fn lost(&self) -> FailedCalls {
-        self.writing.lost.clone()
+    fn failed_calls(&self) -> FailedCalls {
+        self.writing.failed_calls.clone()
     }
 
     fn unseen(&self) -> UnseenUsage {

@@ -9,7 +9,7 @@ use crate::task::Task;
 
 use super::EvalError;
 use super::config::{DataConfig, FileData, MetricConfig};
-use super::metric_choice::{Chosen, Metric};
+use super::metric_choice::{Metric, MetricChoice};
 
 /// A task and how answers to it are scored.
 #[derive(Debug, Clone, PartialEq)]
@@ -71,15 +71,15 @@ pub fn load(
             reason!("there are no questions"; hint: "add a table `[[data]]`"),
         ));
     }
-    let chosen: BTreeMap<String, Chosen> =
-        most(tasks.iter().map(|task| (&*task.source, has_number(task))))
+    let chosen: BTreeMap<String, MetricChoice> =
+        majorities(tasks.iter().map(|task| (&*task.source, has_number(task))))
             .into_iter()
             .map(|(source, has_numbers)| {
                 let form = forms.get(source).copied();
                 (source.to_owned(), metrics.of(source, form, has_numbers))
             })
             .collect();
-    for (source, Chosen { metric, reason }) in &chosen {
+    for (source, MetricChoice { metric, reason }) in &chosen {
         notes.push(format!("`{source}` is scored by {}: {reason}", metric.name()));
         if *metric == Metric::Text(AnswerMetric::Exact) {
             warnings.extend(long_golds(source, &tasks));
@@ -99,7 +99,7 @@ pub fn has_number(task: &Task) -> bool {
 
 /// Of each data set, whether a property holds for more than half of its questions. `questions` are
 /// their data sets, and whether it holds.
-pub fn most<'a>(questions: impl Iterator<Item = (&'a str, bool)>) -> BTreeMap<&'a str, bool> {
+pub fn majorities<'a>(questions: impl Iterator<Item = (&'a str, bool)>) -> BTreeMap<&'a str, bool> {
     let mut counts: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
     for (source, holds) in questions {
         let (held, all) = counts.entry(source).or_default();

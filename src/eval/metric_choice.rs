@@ -120,7 +120,7 @@ impl TryFrom<String> for Metric {
 
 /// A data set's metric, and where it comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Chosen {
+pub struct MetricChoice {
     /// The metric.
     pub metric: Metric,
     /// Why it was chosen.
@@ -148,16 +148,16 @@ impl MetricConfig {
 
     /// The metric of the data set `source`, whose rows are written in `form`, and whether most of
     /// them have a number as gold.
-    pub fn of(&self, source: &str, form: Option<Form>, has_numbers: bool) -> Chosen {
+    pub fn of(&self, source: &str, form: Option<Form>, has_numbers: bool) -> MetricChoice {
         let own = self.by_source.iter().filter(|(name, _)| names(name, source));
         // Of several names that match, the longest is the most specific.
         if let Some((_, metric)) = own.max_by_key(|(name, _)| (*name == source, name.len())) {
-            return Chosen { metric: *metric, reason: "`metrics.by_source` says so" };
+            return MetricChoice { metric: *metric, reason: "`metrics.by_source` says so" };
         }
         // A part of a data set that is asked with options is scored by the option.
         let has_options = form == Some(Form::MultipleChoice);
         if let Some(metric) = published(source).filter(|_| !has_options) {
-            return Chosen { metric, reason: "published with data sets of this name" };
+            return MetricChoice { metric, reason: "published with data sets of this name" };
         }
         let by_form = match form {
             Some(Form::Gsm8k) => Some(AnswerMetric::Numeric),
@@ -167,10 +167,10 @@ impl MetricConfig {
         };
         match by_form {
             Some(metric) => {
-                Chosen { metric: Metric::Text(metric), reason: "usual for rows of this form" }
+                MetricChoice { metric: Metric::Text(metric), reason: "usual for rows of this form" }
             }
-            None if has_numbers => Chosen { metric: AUTO, reason: "most golds are numbers" },
-            None => Chosen { metric: F1, reason: "the default" },
+            None if has_numbers => MetricChoice { metric: AUTO, reason: "most golds are numbers" },
+            None => MetricChoice { metric: F1, reason: "the default" },
         }
     }
 }

@@ -19,7 +19,7 @@ use super::rows::{Outcome, Row, RowFile, RowKey};
 /// How often a row waits for an open circuit breaker.
 const PAUSES: usize = 5;
 /// The longest such wait.
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+const MAX_PAUSE: Duration = Duration::from_secs(30);
 
 /// A plan of what to run.
 pub struct Plan {
@@ -142,7 +142,7 @@ pub(super) async fn attempt(arm: &dyn Arm, task: &crate::task::Task, seed: u64) 
                 ..
             }) if pauses < PAUSES => {
                 pauses += 1;
-                tokio::time::sleep(retry_in.min(LONGEST_PAUSE)).await;
+                tokio::time::sleep(retry_in.min(MAX_PAUSE)).await;
             }
             Err(EpisodeError { kind, usage }) => {
                 return Outcome::Failed { error: kind.to_string(), usage };

@@ -14,9 +14,9 @@ pub(super) struct Content {
     pub tensors: BTreeMap<String, TensorInfo>,
 }
 
-/// More settings than any model has.
+/// The maximum number of settings: more than any model has.
 const MAX_KEYS: usize = 1 << 16;
-/// More tensors than any model has.
+/// The maximum number of tensors: more than any model has.
 const MAX_TENSORS: usize = 1 << 20;
 /// The longest name of a setting or tensor, bytes.
 const MAX_NAME: usize = 1 << 16;

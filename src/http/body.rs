@@ -11,7 +11,7 @@ use flate2::read::MultiGzDecoder;
 use http_body_util::BodyExt;
 use serde::de::DeserializeOwned;
 
-use super::body_memory::{BodyMemory, Room};
+use super::body_memory::{BodyMemory, BodyPermit};
 use super::caller::Caller;
 use super::config::Bounds;
 use super::error::{ApiError, shorten};
@@ -23,15 +23,15 @@ use crate::spelling;
 use crate::surrogates;
 
 /// How long decoding and parsing a body may take.
-const COMPUTING: Duration = Duration::from_secs(10);
+const COMPUTE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How many bytes gzip can make of one: a bit more than 1032 are impossible.
+/// The maximum number of bytes that gzip makes of one compressed byte: a little more than 1032.
 const MAX_RATIO: usize = 1100;
 
-/// A body that gives its room back when the last of it is dropped.
+/// A body that releases its permit when its last reference is dropped.
 struct Counted {
     bytes: Bytes,
-    _room: Room,
+    _permit: BodyPermit,
 }
 
 impl AsRef<[u8]> for Counted {
@@ -65,24 +65,24 @@ async fn receive(
         return Err(too_long(limit));
     }
     let caller = request.extensions().get::<Caller>().map_or(0, Caller::number);
-    let mut room = memory.room(caller);
+    let mut permit = memory.permit(caller);
     let reading = async {
-        let body = read(request, limit, memory, &mut room).await?;
+        let body = read(request, limit, memory, &mut permit).await?;
         if is_gzip {
-            memory.grow(&mut room, body.len() + most_decoded(&body, limit)).await;
+            memory.grow(&mut permit, body.len() + max_decoded(&body, limit)).await;
         }
         Ok::<_, ApiError>(body)
     };
-    let body = tokio::time::timeout(time, reading).await.map_err(|_| late(time))??;
-    let (bytes, mut room) = match is_gzip {
+    let body = tokio::time::timeout(time, reading).await.map_err(|_| timed_out(time))??;
+    let (bytes, mut permit) = match is_gzip {
         true => {
-            let decoding = move || gunzip(&body, limit).map(|decoded| (decoded, room));
+            let decoding = move || gunzip(&body, limit).map(|decoded| (decoded, permit));
             computed(usize::MAX, decoding).await??
         }
-        false => (body, room),
+        false => (body, permit),
     };
-    memory.shrink(&mut room, bytes.len());
-    Ok(Bytes::from_owner(Counted { bytes, _room: room }))
+    memory.shrink(&mut permit, bytes.len());
+    Ok(Bytes::from_owner(Counted { bytes, _permit: permit }))
 }
 
 /// The length of a body as its client says.
@@ -91,7 +91,7 @@ pub(super) fn length(headers: &HeaderMap) -> Option<u64> {
 }
 
 /// A body that did not arrive in time.
-pub(super) fn late(time: Duration) -> ApiError {
+pub(super) fn timed_out(time: Duration) -> ApiError {
     let message = format!("the body did not arrive within {} s", time.as_secs());
     ApiError::new(StatusCode::REQUEST_TIMEOUT, "body_timeout", message)
 }
@@ -122,7 +122,7 @@ async fn read(
     request: Request,
     limit: usize,
     memory: &BodyMemory,
-    room: &mut Room,
+    permit: &mut BodyPermit,
 ) -> Result<Bytes, ApiError> {
     let mut body = request.into_body();
     let length = body.size_hint().exact().map_or(0, |length| length as usize);
@@ -134,7 +134,7 @@ async fn read(
         if arrived > limit {
             return Err(too_long(limit));
         }
-        memory.grow(room, arrived).await;
+        memory.grow(permit, arrived).await;
         if first.is_empty() && whole.is_empty() {
             // Most bodies are one piece, which needs no copy.
             first = piece;
@@ -150,17 +150,17 @@ async fn read(
     Ok(if whole.is_empty() { first } else { whole.freeze() })
 }
 
-/// The most bytes that a compressed body is decoded to, before it is refused.
-fn most_decoded(body: &[u8], limit: usize) -> usize {
+/// The maximum number of bytes that a compressed body is decoded to before it is refused.
+fn max_decoded(body: &[u8], limit: usize) -> usize {
     body.len().saturating_mul(MAX_RATIO).min(limit)
 }
 
 fn gunzip(body: &[u8], limit: usize) -> Result<Bytes, ApiError> {
     // At once, as a buffer that grows has twice the size. Only what is written of it takes memory.
-    let mut decoded = Vec::with_capacity(most_decoded(body, limit) + 1);
+    let mut decoded = Vec::with_capacity(max_decoded(body, limit) + 1);
     let read = MultiGzDecoder::new(body).take(limit as u64 + 1).read_to_end(&mut decoded);
     if let Err(error) = read {
-        let message = format!("the body is no gzip data: {error}");
+        let message = format!("the body is not gzip data: {error}");
         return Err(ApiError::bad_request("invalid_body", message));
     }
     decoded.shrink_to_fit();
@@ -172,21 +172,21 @@ async fn computed<T: Send + 'static>(
     bytes: usize,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, ApiError> {
-    let result = compute::run_on(bytes, Instant::now() + COMPUTING, work).await;
+    let result = compute::run_on(bytes, Instant::now() + COMPUTE_TIMEOUT, work).await;
     result.map_err(|error| match error {
         ComputeError::Panicked => ApiError::internal(),
-        ComputeError::Full | ComputeError::Late => {
+        ComputeError::QueueFull | ComputeError::TimedOut => {
             let message = reason!("{error}"; hint: "try again a little later");
             ApiError::overloaded(message, Duration::from_secs(1))
         }
     })
 }
 
-/// What the size of a request for the loop is.
+/// The size of a request for the loop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct BodySize {
     bytes: usize,
-    /// Those of its parsed JSON, the texts in it aside.
+    /// The bytes of its parsed JSON, without the texts in it.
     parsed: usize,
     /// Whether items are in it to which the body refers.
     has_items: bool,
@@ -202,7 +202,7 @@ impl BodySize {
         self.bytes
     }
 
-    /// That of a body which also contains an item to which it refers.
+    /// The size of a body that also contains an item to which it refers.
     pub(super) fn with_item(self, item: Self) -> Self {
         let bytes = self.bytes.saturating_add(item.bytes);
         let parsed = self.parsed.saturating_add(item.parsed);
@@ -255,7 +255,7 @@ pub(super) fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
     let body = without_bom(body);
     if let Err(error) = std::str::from_utf8(body) {
         let at = error.valid_up_to();
-        return Err(invalid(format!("the body is no UTF-8 text: byte {at} is wrong").into()));
+        return Err(invalid(format!("the body is not UTF-8 text: byte {at} is wrong").into()));
     }
     if body.trim_ascii().is_empty() {
         return Err(invalid(reason!("the body is empty"; hint: "send a JSON object")));
@@ -276,7 +276,7 @@ pub(super) fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
         if error.is_data() {
             misfit(&path, &error.to_string())
         } else {
-            invalid(format!("the body is no JSON: {error}").into())
+            invalid(format!("the body is not valid JSON: {error}").into())
         }
     })
 }
@@ -394,8 +394,8 @@ mod tests {
     fn what_is_wrong_and_where() {
         let table: [(&[u8], Option<&str>, &str); 13] = [
             (b"", None, "the body is empty"),
-            (b"{", None, "the body is no JSON"),
-            (b"{\"question\": \"a\"} x", None, "the body is no JSON"),
+            (b"{", None, "the body is not valid JSON"),
+            (b"{\"question\": \"a\"} x", None, "the body is not valid JSON"),
             (b"{\"question\": \"\xff\"}", None, "byte 14 is wrong"),
             (b"[\"a\"]", None, "the body is a list"),
             (b"{}", Some("question"), "`question` is missing"),
@@ -435,7 +435,7 @@ mod tests {
         for (encoding, sent) in [("identity", &plain), ("gzip", &compressed)] {
             let request = Request::builder().header(header::CONTENT_ENCODING, encoding);
             let request = request.body(axum::body::Body::from(sent.clone())).unwrap();
-            let body = receive(request, LIMIT, COMPUTING, &memory).await.unwrap();
+            let body = receive(request, LIMIT, COMPUTE_TIMEOUT, &memory).await.unwrap();
             assert_eq!(body, plain);
             assert_eq!(memory.free(), all - plain.len(), "{encoding}");
             drop(body);
@@ -447,11 +447,11 @@ mod tests {
             let request = Request::builder().header(header::CONTENT_ENCODING, "gzip");
             request.body(axum::body::Body::from(compressed.clone())).unwrap()
         };
-        let first = receive(request(), LIMIT, COMPUTING, &memory).await.unwrap();
+        let first = receive(request(), LIMIT, COMPUTE_TIMEOUT, &memory).await.unwrap();
         let short = Duration::from_millis(50);
         let second = receive(request(), LIMIT, short, &memory).await.unwrap_err();
         assert_eq!(second.status, StatusCode::REQUEST_TIMEOUT);
         drop(first);
-        assert!(receive(request(), LIMIT, COMPUTING, &memory).await.is_ok());
+        assert!(receive(request(), LIMIT, COMPUTE_TIMEOUT, &memory).await.is_ok());
     }
 }

@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::fair_share::Shares;
+use crate::fair_share::CallerShares;
 
 /// The unit of accounting, bytes.
 const UNIT: usize = 1024;
 
-/// How many bodies' worth the reserve has: a compressed body is in memory twice.
+/// The size of the reserve, in bodies of maximum length: a compressed body is in memory twice.
 pub(super) const RESERVED_BODIES: usize = 2;
 
 /// The memory of all request bodies together.
@@ -20,13 +20,13 @@ pub(super) const RESERVED_BODIES: usize = 2;
 /// stand in the queue of all.
 pub(super) struct BodyMemory {
     units: Arc<Semaphore>,
-    shares: Shares,
+    shares: CallerShares,
     reserve: Arc<Semaphore>,
 }
 
-/// The room of one body, which is given back when this is dropped.
+/// The memory of one body, released when dropped.
 #[derive(Debug)]
-pub(super) struct Room {
+pub(super) struct BodyPermit {
     /// The share of its caller, if that is known.
     share: Option<Arc<Semaphore>>,
     units: Option<Units>,
@@ -49,7 +49,7 @@ impl Units {
         }
     }
 
-    /// Gives all but so many back.
+    /// Releases all but this many.
     fn keep(&mut self, units: usize) {
         let excess = self.all.num_permits().saturating_sub(units);
         drop(self.all.split(excess));
@@ -66,43 +66,43 @@ impl BodyMemory {
         let units = (bytes.saturating_sub(reserved) / UNIT).min(Semaphore::MAX_PERMITS);
         Self {
             units: Arc::new(Semaphore::new(units)),
-            shares: Shares::of_whole(units),
+            shares: CallerShares::new(units),
             reserve: Arc::new(Semaphore::new(1)),
         }
     }
 
-    /// Room for a body of this caller, which is 0 if callers are not known apart.
-    pub(super) fn room(&self, caller: u64) -> Room {
-        Room { share: self.shares.of(caller), units: None, reserve: None }
+    /// An empty permit for a body of this caller, which is 0 if callers cannot be told apart.
+    pub(super) fn permit(&self, caller: u64) -> BodyPermit {
+        BodyPermit { share: self.shares.of(caller), units: None, reserve: None }
     }
 
-    /// Waits until `room` has at least so many bytes.
-    pub(super) async fn grow(&self, room: &mut Room, bytes: usize) {
-        let missing = match &room.units {
-            _ if room.reserve.is_some() => return,
+    /// Waits until `permit` has at least so many bytes.
+    pub(super) async fn grow(&self, permit: &mut BodyPermit, bytes: usize) {
+        let missing = match &permit.units {
+            _ if permit.reserve.is_some() => return,
             Some(held) => units(bytes).saturating_sub(held.all.num_permits() as u32),
             None => units(bytes),
         };
         if missing == 0 {
             return;
         }
-        let more = match self.try_take(room.share.as_ref(), missing) {
+        let more = match self.try_take(permit.share.as_ref(), missing) {
             Some(more) => Some(more),
             None => tokio::select! {
                 biased;
-                more = self.take(room.share.as_ref(), missing) => more,
+                more = self.take(permit.share.as_ref(), missing) => more,
                 reserve = Arc::clone(&self.reserve).acquire_owned() => {
                     // The whole body fits there, so what it has is for others.
-                    (room.units, room.reserve) = (None, reserve.ok());
+                    (permit.units, permit.reserve) = (None, reserve.ok());
                     return;
                 }
             },
         };
         // The semaphores are never closed.
         let Some(more) = more else { return };
-        match &mut room.units {
+        match &mut permit.units {
             Some(held) => held.merge(more),
-            None => room.units = Some(more),
+            None => permit.units = Some(more),
         }
     }
 
@@ -124,13 +124,13 @@ impl BodyMemory {
         Some(Units { all, own })
     }
 
-    /// Gives back what `room` has beyond so many bytes, and the reserve if there are units again.
-    pub(super) fn shrink(&self, room: &mut Room, bytes: usize) {
-        if room.reserve.is_some() {
-            if let Some(units) = self.try_take(room.share.as_ref(), units(bytes)) {
-                (room.units, room.reserve) = (Some(units), None);
+    /// Gives back what `permit` has beyond so many bytes, and the reserve if there are units again.
+    pub(super) fn shrink(&self, permit: &mut BodyPermit, bytes: usize) {
+        if permit.reserve.is_some() {
+            if let Some(units) = self.try_take(permit.share.as_ref(), units(bytes)) {
+                (permit.units, permit.reserve) = (Some(units), None);
             }
-        } else if let Some(held) = &mut room.units {
+        } else if let Some(held) = &mut permit.units {
             held.keep(units(bytes) as usize);
         }
     }
@@ -162,18 +162,18 @@ mod tests {
     const SOON: Duration = Duration::from_secs(30);
 
     /// A body that arrives a quarter at a time.
-    async fn arrive(memory: &BodyMemory) -> Room {
+    async fn arrive(memory: &BodyMemory) -> BodyPermit {
         arrive_of(memory, 0).await
     }
 
     /// The same of this caller.
-    async fn arrive_of(memory: &BodyMemory, caller: u64) -> Room {
-        let mut room = memory.room(caller);
+    async fn arrive_of(memory: &BodyMemory, caller: u64) -> BodyPermit {
+        let mut permit = memory.permit(caller);
         for quarter in 1..=4 {
-            memory.grow(&mut room, quarter * LIMIT / 4).await;
+            memory.grow(&mut permit, quarter * LIMIT / 4).await;
             tokio::task::yield_now().await;
         }
-        room
+        permit
     }
 
     #[tokio::test]
@@ -196,18 +196,18 @@ mod tests {
         let mut held = Vec::new();
         let mut waiting = loop {
             let mut next = Box::pin(async {
-                let mut room = memory.room(1);
-                memory.grow(&mut room, LIMIT).await;
-                room
+                let mut permit = memory.permit(1);
+                memory.grow(&mut permit, LIMIT).await;
+                permit
             });
             match (&mut next).now_or_never() {
-                Some(room) => held.push(room),
+                Some(permit) => held.push(permit),
                 None => break next,
             }
         };
         // One in its share, and one in the reserve.
         assert_eq!(held.len(), 2);
-        let mut other = memory.room(2);
+        let mut other = memory.permit(2);
         assert!(memory.grow(&mut other, LIMIT / 2).now_or_never().is_some());
         drop(held);
         assert!((&mut waiting).now_or_never().is_some());

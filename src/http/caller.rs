@@ -47,14 +47,14 @@ pub(super) async fn check(state: &AppState, request: &mut Request) -> Result<(),
     let is_api = path.starts_with("/v1/");
     // Callers with keys are known. Without keys, web pages must be kept out.
     let needs_key = match &state.access {
-        Some(access) => access.is_closed().await.unwrap_or(false),
+        Some(access) => access.requires_key().await.unwrap_or(false),
         None => false,
     };
     if !needs_key {
         origin::check(&state.server, request)?;
     }
     let Some(access) = state.access.clone().filter(|_| is_api) else { return Ok(()) };
-    let is_ours = bearer(request.headers()).is_some_and(access::is_own_key);
+    let is_ours = bearer(request.headers()).is_some_and(access::has_key_format);
     // Boxed, so that requests without a key do not carry its size.
     let account = Box::pin(admit(state, access, request.headers())).await?;
     if account.is_some() || is_ours {
@@ -105,7 +105,7 @@ impl Caller {
 
     /// Whether the caller may use this model. A caller that may use the loop may select its policy,
     /// as by the field `policy`.
-    pub(super) fn may_ask(&self, model: &str) -> bool {
+    pub(super) fn may_use(&self, model: &str) -> bool {
         let Some(Account { key, .. }) = &self.0 else { return true };
         let named = LoopModel::parse(model).filter(|model| model.policy.is_some());
         key.limits.allows(model)
@@ -114,7 +114,7 @@ impl Caller {
 
     /// Checks that the caller may use this model.
     pub(super) fn check(&self, model: &str) -> Result<(), ApiError> {
-        if self.may_ask(model) {
+        if self.may_use(model) {
             return Ok(());
         }
         let message = match shorten(model).as_str() {

@@ -18,7 +18,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use uuid::Uuid;
 
-use super::body::{late, length, parse};
+use super::body::{length, parse, timed_out};
 use super::config::ServerConfig;
 use super::error::ApiError;
 use super::local;
@@ -85,7 +85,8 @@ async fn admit(
         return Err(too_long());
     }
     let (head, body) = request.into_parts();
-    let body = tokio::time::timeout(time, to_bytes(body, BODY)).await.map_err(|_| late(time))?;
+    let body =
+        tokio::time::timeout(time, to_bytes(body, BODY)).await.map_err(|_| timed_out(time))?;
     let body = body.map_err(|error| match error.into_inner().is::<LengthLimitError>() {
         true => too_long(),
         false => ApiError::bad_request("invalid_body", "the body could not be read"),
@@ -295,7 +296,7 @@ async fn reset(State(app): State<EnvironmentApp>, body: Bytes) -> Result<Respons
 /// turn or to the reward.
 #[utoipa::path(post, path = "/env/step", tag = "env", request_body = StepRequest, responses(
     (status = 200, description = "What the policy is shown next, or the end", body = Reply),
-    (status = 400, description = "The turn cannot be taken; the episode continues", body = ErrorBody),
+    (status = 400, description = "The turn is invalid; the episode continues", body = ErrorBody),
     (status = 401, description = "The key is missing or wrong", body = ErrorBody),
     (status = 404, description = "There is no such episode", body = ErrorBody),
     (status = 409, description = "Another turn is awaited, or a step is under way", body = ErrorBody)))]

@@ -18,7 +18,7 @@ use crate::policy::PolicyError;
 /// The longest text of a caller that an error quotes, bytes.
 const QUOTED: usize = 64;
 /// The longest message, bytes.
-const MESSAGE: usize = 2000;
+const MAX_MESSAGE_BYTES: usize = 2000;
 
 /// The head of a text of a caller's, for errors that quote it.
 pub(super) fn shorten(text: &str) -> String {
@@ -38,7 +38,7 @@ pub(super) fn head(text: &str, bytes: usize) -> String {
 #[derive(Debug, Clone)]
 pub(super) struct ApiError {
     pub(super) status: StatusCode,
-    /// What went wrong, of at most [`MESSAGE`] bytes, and what to do about it.
+    /// What went wrong, of at most [`MAX_MESSAGE_BYTES`] bytes, and what to do about it.
     pub(super) reason: Box<Reason>,
     kind: &'static str,
     /// The field that is to blame.
@@ -46,7 +46,7 @@ pub(super) struct ApiError {
     code: String,
     retry_after: Option<Duration>,
     /// Whether clients must not try again on their own: money was spent, and would be twice.
-    is_spent: bool,
+    forbids_retry: bool,
 }
 
 impl ApiError {
@@ -61,12 +61,12 @@ impl ApiError {
         };
         Self {
             status,
-            reason: Box::new(reason.into().map_text(|text| head(text, MESSAGE))),
+            reason: Box::new(reason.into().map_text(|text| head(text, MAX_MESSAGE_BYTES))),
             kind,
             param: None,
             code: code.to_owned(),
             retry_after: None,
-            is_spent: false,
+            forbids_retry: false,
         }
     }
 
@@ -80,7 +80,7 @@ impl ApiError {
         Self::new(StatusCode::BAD_REQUEST, code, reason)
     }
 
-    /// Too much at once.
+    /// The server is overloaded.
     pub(super) fn overloaded(reason: impl Into<Reason>, retry_after: Duration) -> Self {
         let error = Self::new(StatusCode::TOO_MANY_REQUESTS, "overloaded", reason);
         Self { retry_after: Some(retry_after), ..error }
@@ -116,9 +116,9 @@ impl ApiError {
         self
     }
 
-    /// The same when money was spent beside it.
-    pub(super) fn spent(self) -> Self {
-        Self { is_spent: true, ..self }
+    /// The same, but clients must not retry: money was spent.
+    pub(super) fn no_retry(self) -> Self {
+        Self { forbids_retry: true, ..self }
     }
 
     fn retry_after(self, wait: Option<Duration>) -> Self {
@@ -191,10 +191,10 @@ impl ApiError {
             }
             Rejected { .. } => Self::bad_request("large_model_rejected", error.reason()),
         };
-        Self { is_spent: error.may_be_billed(), ..failure }
+        Self { forbids_retry: error.may_be_billed(), ..failure }
     }
 
-    /// The failure of a caller to show who it is.
+    /// A failed authentication.
     pub(super) fn of_denied(denied: &Denied) -> Self {
         let (status, code) = match denied {
             Denied::Missing => (StatusCode::UNAUTHORIZED, "missing_api_key"),
@@ -215,7 +215,7 @@ impl ApiError {
         };
         let error = Self::new(StatusCode::TOO_MANY_REQUESTS, code, refusal.to_string());
         // Clients would retry within seconds, even if `Retry-After` says tomorrow.
-        Self { is_spent: matches!(refusal, Refusal::Budget { .. }), ..error }
+        Self { forbids_retry: matches!(refusal, Refusal::Budget { .. }), ..error }
             .retry_after(Some(wait))
     }
 
@@ -300,7 +300,7 @@ impl ApiError {
                 Self::new(client_closed_request(), "cancelled", error.to_string())
             }
         };
-        Self { is_spent: failure.is_spent || has_spent(&error.usage), ..failure }
+        Self { forbids_retry: failure.forbids_retry || has_spent(&error.usage), ..failure }
     }
 
     /// What clients read. The message ends with the hint, for clients that show nothing else.
@@ -349,7 +349,7 @@ impl IntoResponse for ApiError {
         if self.status == StatusCode::UPGRADE_REQUIRED {
             headers.insert(header::UPGRADE, HeaderValue::from_static("HTTP/1.1"));
         }
-        if self.is_spent {
+        if self.forbids_retry {
             headers.insert("x-should-retry", HeaderValue::from_static("false"));
         }
         // For protocols that have another form.
@@ -365,12 +365,16 @@ mod tests {
 
     #[test]
     fn a_message_ends_with_its_hint_however_long_it_is() {
-        let reason = reason!("{}", "é".repeat(MESSAGE); hint: "shorten `{}`", "field");
+        let reason = reason!("{}", "é".repeat(MAX_MESSAGE_BYTES); hint: "shorten `{}`", "field");
         let error = ApiError::bad_request("invalid_value", reason);
         let object = error.object();
         assert_eq!(object.hint.as_deref(), Some("shorten `field`"));
         let text = object.message.strip_suffix("…\nhint: shorten `field`").unwrap();
-        assert!((MESSAGE - 1..=MESSAGE).contains(&text.len()), "{}", text.len());
+        assert!(
+            (MAX_MESSAGE_BYTES - 1..=MAX_MESSAGE_BYTES).contains(&text.len()),
+            "{}",
+            text.len()
+        );
 
         let renamed = error.with_param("field").renamed(&[("field", "other")]).object();
         assert_eq!(renamed.hint.as_deref(), Some("shorten `other`"));

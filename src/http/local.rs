@@ -55,7 +55,7 @@ async fn guard(State(server): State<Arc<ServerConfig>>, request: Request, next: 
 fn unknown(uri: &Uri) -> ApiError {
     let path = shorten(uri.path());
     let message = reason!(
-        "there is nothing at `{path}`";
+        "there is no route `{path}`";
         hint: "`/openapi.json` lists all routes"
     );
     ApiError::new(StatusCode::NOT_FOUND, "unknown_route", message)

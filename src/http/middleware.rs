@@ -22,7 +22,7 @@ use super::error::ApiError;
 use super::metrics::OTHER;
 use super::origin;
 use super::routes::{messages, name_of};
-use super::sse::EndsLater;
+use super::sse::ObservedBody;
 use super::state::{AppHandle, AppState};
 use super::wire::messages::MessagesErrorBody;
 use crate::compute::panic_message;
@@ -39,7 +39,7 @@ const SECRETS: [HeaderName; 5] = [
     HeaderName::from_static("x-api-key"),
 ];
 /// Longer ids are not echoed: they end up in logs.
-const LONGEST_ID: usize = 128;
+const MAX_ID_LENGTH: usize = 128;
 
 /// Wraps a router. A single layer, because each one is allocated for every request.
 pub(super) fn wrap(router: Router<AppHandle>, handle: &AppHandle) -> Router<AppHandle> {
@@ -94,7 +94,7 @@ async fn watch(State(state): State<AppState>, mut request: Request, next: Next) 
     span.record("http.response.status_code", status);
     guard.state.metrics.request(route, status);
     let elapsed = guard.started.elapsed();
-    if response.extensions_mut().remove::<EndsLater>().is_none() {
+    if response.extensions_mut().remove::<ObservedBody>().is_none() {
         guard.state.metrics.duration(route, elapsed);
     }
     tracing::debug!(parent: &span, status, elapsed_us = elapsed.as_micros() as u64, "answered");
@@ -113,7 +113,7 @@ async fn watch(State(state): State<AppState>, mut request: Request, next: Next) 
 /// Ids are short and printable.
 fn is_id(id: &HeaderValue) -> bool {
     let id = id.as_bytes();
-    (1..=LONGEST_ID).contains(&id.len()) && id.iter().all(u8::is_ascii_graphic)
+    (1..=MAX_ID_LENGTH).contains(&id.len()) && id.iter().all(u8::is_ascii_graphic)
 }
 
 /// Detects clients that leave before there is a response.

@@ -69,7 +69,7 @@ fn unknown_route(uri: &Uri) -> ApiError {
     } else {
         "`/docs` lists what there is".to_owned()
     };
-    let message = reason!("there is nothing at `{}`", shorten(path); hint: "{hint}");
+    let message = reason!("there is no route `{}`", shorten(path); hint: "{hint}");
     ApiError::new(StatusCode::NOT_FOUND, "unknown_route", message)
 }
 
@@ -90,6 +90,6 @@ async fn wrong_method(method: Method, uri: Uri, headers: HeaderMap) -> Response 
     if is_web_socket(&headers) {
         return no_web_socket().into_response();
     }
-    let message = format!("`{}` cannot be asked by `{method}`", shorten(uri.path()));
+    let message = format!("`{}` does not allow the method `{method}`", shorten(uri.path()));
     ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "wrong_method", message).into_response()
 }

@@ -21,11 +21,11 @@ use crate::large_model::LargeModel;
 pub(super) const LOOP: &str = "prompt-r1";
 
 /// The longest name, bytes: model names may be file paths. Per-model state is keyed by name.
-const LONGEST: usize = 4096;
+const MAX_LENGTH: usize = 4096;
 
 /// Refuses a name that is too long for a model.
 pub(super) fn check_length(model: &str) -> Result<(), ApiError> {
-    if model.len() > LONGEST { Err(unknown_model(model)) } else { Ok(()) }
+    if model.len() > MAX_LENGTH { Err(unknown_model(model)) } else { Ok(()) }
 }
 
 /// A model that stands for the loop: `prompt-r1`, `prompt-r1:POLICY`, and both with `/LARGE_MODEL`.

@@ -54,7 +54,7 @@ pub(super) fn check(server: &ServerConfig, request: &Request) -> Result<(), ApiE
         let origin = headers.get(header::ORIGIN);
         let is_foreign = origin.is_some_and(|origin| !is_own_origin(origin, host));
         let is_cross = headers.get(FETCH_SITE).is_some_and(|site| site == "cross-site");
-        if is_foreign || (is_cross && origin.is_none() && !is_visit(request)) {
+        if is_foreign || (is_cross && origin.is_none() && !is_navigation(request)) {
             let message = reason!(
                 "requests from web pages of other origins are refused while no key is needed";
                 hint: "name the origin in `server.allowed_origins`"
@@ -67,7 +67,7 @@ pub(super) fn check(server: &ServerConfig, request: &Request) -> Result<(), ApiE
 
 /// Whether a user follows a link to the server's page. The linking page can neither read nor frame
 /// it.
-fn is_visit(request: &Request) -> bool {
+fn is_navigation(request: &Request) -> bool {
     request.method() == Method::GET
         && request.uri().path() == "/"
         && request.headers().get(FETCH_DEST).is_some_and(|dest| dest == "document")

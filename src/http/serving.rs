@@ -13,7 +13,7 @@ use crate::policy::{DIRECT, DirectPolicy, Policy};
 use crate::protocol::Protocol;
 
 /// The header by which a request names its policy.
-const POLICY: &str = "x-prompt-r1-policy";
+const POLICY_HEADER: &str = "x-prompt-r1-policy";
 
 /// The models, and the limits of their episodes.
 pub struct Serving {
@@ -71,7 +71,7 @@ impl Serving {
         headers: &HeaderMap,
         draw: f64,
     ) -> Result<Arc<Served>, ApiError> {
-        let by_header = || headers.get(POLICY).map(|name| name.to_str().unwrap_or_default());
+        let by_header = || headers.get(POLICY_HEADER).map(|name| name.to_str().unwrap_or_default());
         match (asked, by_header()) {
             (Some(name), _) => self.find(name).map_err(|error| error.with_param(param)),
             (None, Some(name)) => self.find(name),

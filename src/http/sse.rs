@@ -16,7 +16,7 @@ const PING: Bytes = Bytes::from_static(b": ping\n");
 
 /// Marks responses whose end is observed by their body, not by the middleware.
 #[derive(Clone, Copy)]
-pub(super) struct EndsLater;
+pub(super) struct ObservedBody;
 
 /// An event of JSON data.
 pub(super) fn event(name: Option<&str>, data: &impl Serialize) -> Bytes {
@@ -44,7 +44,7 @@ pub(super) fn response(
     let kept_alive = stream::unfold(events, move |mut events| async move {
         Some((Ok(next(&mut events, keep_alive).await?), events))
     });
-    let mut response = watched(kept_alive.boxed(), None, state, route, started);
+    let mut response = observed(kept_alive.boxed(), None, state, route, started);
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
@@ -55,7 +55,7 @@ pub(super) fn response(
 
 /// A response whose body is observed: whether it completes, and whether the client stays until
 /// then. `length` is the announced length: a body of known length is not polled to its end.
-pub(super) fn watched(
+pub(super) fn observed(
     pieces: BoxStream<'static, std::io::Result<Bytes>>,
     length: Option<u64>,
     state: &AppState,
@@ -79,7 +79,7 @@ pub(super) fn watched(
         piece.map(|piece| (piece, None))
     });
     let mut response = Response::new(Body::from_stream(body));
-    response.extensions_mut().insert(EndsLater);
+    response.extensions_mut().insert(ObservedBody);
     response
 }
 

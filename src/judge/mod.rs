@@ -15,10 +15,10 @@ use crate::prompt_template::{Template, TemplateError, last_marked};
 use crate::task::Task;
 
 const PROMPT: &str = include_str!("judge.j2");
-const KNOWS: &str = "`question`, `golds`, `answer` and `source`";
+const VARIABLES: &str = "`question`, `golds`, `answer` and `source`";
 
 /// Characters of an answer that the judge is shown.
-const SHOWN: usize = 20_000;
+const MAX_SHOWN_CHARS: usize = 20_000;
 
 /// A score, and what it cost to get it.
 #[derive(Debug, Clone, PartialEq)]
@@ -89,7 +89,7 @@ impl Judge {
                 (file.display().to_string(), source)
             }
         };
-        let template = Template::new(&name, source, KNOWS)?;
+        let template = Template::new(&name, source, VARIABLES)?;
         let judge = Self { model, template, params: Map::new(), deadline };
         // Finds a template that fails now, not when answers are to be judged.
         let mark = "\u{1}";
@@ -121,7 +121,8 @@ impl Judge {
     /// # Errors
     /// Where the template fails.
     pub async fn score(&self, task: &Task, answer: &str) -> Result<Judgement, JudgeError> {
-        let shown = answer.char_indices().nth(SHOWN).map_or(answer, |(end, _)| &answer[..end]);
+        let shown =
+            answer.char_indices().nth(MAX_SHOWN_CHARS).map_or(answer, |(end, _)| &answer[..end]);
         let call = Call {
             messages: vec![ChatMessage::text("user", self.ask(task, shown)?)],
             params: self.params.clone(),

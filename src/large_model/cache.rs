@@ -20,17 +20,17 @@ use crate::trajectory::TokenUsage;
 /// A cached reply has no usage and no cost. Concurrent identical calls are made once: the others
 /// wait for the result, a failure included. Failures are not cached, nor are replies that their
 /// caller cannot use. A stream is read whole before it is returned.
-pub struct Cached {
+pub struct CachedModel {
     model: Arc<dyn LargeModel>,
     identity: String,
-    bills_repeats: bool,
+    bills_cached_replies: bool,
     state: Mutex<CacheState>,
 }
 
 struct CacheState {
     replies: Replies,
     /// The calls in progress.
-    flights: HashMap<String, watch::Receiver<CallResult>>,
+    in_flight: HashMap<String, watch::Receiver<CallResult>>,
 }
 
 /// The result of a call, once it is there.
@@ -68,7 +68,7 @@ impl Hint for CacheError {
     }
 }
 
-impl Cached {
+impl CachedModel {
     /// Caches the `capacity` most recently used replies in memory.
     pub fn in_memory(model: Arc<dyn LargeModel>, capacity: usize) -> Self {
         Self::with(model, Replies::in_memory(capacity))
@@ -91,18 +91,18 @@ impl Cached {
 
     fn with(model: Arc<dyn LargeModel>, replies: Replies) -> Self {
         let identity = model.identity();
-        let state = Mutex::new(CacheState { replies, flights: HashMap::new() });
-        Self { model, identity, bills_repeats: false, state }
+        let state = Mutex::new(CacheState { replies, in_flight: HashMap::new() });
+        Self { model, identity, bills_cached_replies: false, state }
     }
 
     /// Reports the original usage and cost for a cached reply: to compare what methods need, not
     /// what was paid.
-    pub fn billing_repeats(self) -> Self {
-        Self { bills_repeats: true, ..self }
+    pub fn billing_cached_replies(self) -> Self {
+        Self { bills_cached_replies: true, ..self }
     }
 
     fn repeated(&self, reply: Reply) -> Reply {
-        match self.bills_repeats {
+        match self.bills_cached_replies {
             true => reply,
             false => Reply { usage: TokenUsage::default(), cost: 0.0, ..reply },
         }
@@ -115,7 +115,7 @@ impl Cached {
     /// The key of a reply.
     fn key(&self, call: &Call) -> String {
         let mut params = call.fields();
-        params.extend(call.own.iter().map(|(key, value)| (key.as_str(), value)));
+        params.extend(call.optional_params.iter().map(|(key, value)| (key.as_str(), value)));
         canonical(json!({
             "model": self.identity,
             "messages": call.messages,
@@ -134,7 +134,7 @@ impl Cached {
     ) -> Result<Reply, LargeModelError> {
         // Also ends the flight when the caller is dropped: the dropped sender wakes the waiting
         // calls, one of which is made instead.
-        let flight = Flight { cache: self, key: &key };
+        let flight = InFlightGuard { cache: self, key: &key };
         let result = self.model.complete(call).await;
         if let Ok(reply) = &result
             && call.can_use(reply)
@@ -148,14 +148,14 @@ impl Cached {
 }
 
 /// A call in progress, which ends when this is dropped.
-struct Flight<'a> {
-    cache: &'a Cached,
+struct InFlightGuard<'a> {
+    cache: &'a CachedModel,
     key: &'a str,
 }
 
-impl Drop for Flight<'_> {
+impl Drop for InFlightGuard<'_> {
     fn drop(&mut self) {
-        self.cache.state().flights.remove(self.key);
+        self.cache.state().in_flight.remove(self.key);
     }
 }
 
@@ -163,11 +163,11 @@ impl Drop for Flight<'_> {
 enum Lookup {
     Hit(Box<Reply>),
     Miss(watch::Sender<CallResult>),
-    UnderWay(watch::Receiver<CallResult>),
+    InFlight(watch::Receiver<CallResult>),
 }
 
 #[async_trait]
-impl LargeModel for Cached {
+impl LargeModel for CachedModel {
     fn name(&self) -> &str {
         self.model.name()
     }
@@ -199,18 +199,18 @@ impl LargeModel for Cached {
                 let mut state = self.state();
                 if let Some(reply) = state.replies.get(&key).filter(|reply| call.can_use(reply)) {
                     Lookup::Hit(Box::new(reply))
-                } else if let Some(flight) = state.flights.get(&key) {
-                    Lookup::UnderWay(flight.clone())
+                } else if let Some(flight) = state.in_flight.get(&key) {
+                    Lookup::InFlight(flight.clone())
                 } else {
                     let (outcome, flight) = watch::channel(None);
-                    state.flights.insert(key.clone(), flight);
+                    state.in_flight.insert(key.clone(), flight);
                     Lookup::Miss(outcome)
                 }
             };
             let mut flight = match lookup {
                 Lookup::Hit(reply) => return Ok(self.repeated(*reply)),
                 Lookup::Miss(outcome) => return self.make(key, call, outcome).await,
-                Lookup::UnderWay(flight) => flight,
+                Lookup::InFlight(flight) => flight,
             };
             let outcome = flight.wait_for(Option::is_some);
             let outcome = match call.deadline {

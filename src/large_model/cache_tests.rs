@@ -38,13 +38,13 @@ fn counting() -> Arc<dyn LargeModel> {
     }))
 }
 
-async fn ask(model: &Cached, text: &str) -> String {
+async fn ask(model: &CachedModel, text: &str) -> String {
     model.complete(&call(text, json!({}))).await.unwrap().message.as_text()
 }
 
 #[tokio::test]
 async fn the_same_call_is_paid_once() {
-    let model = Cached::in_memory(counting(), 10);
+    let model = CachedModel::in_memory(counting(), 10);
     let ask = async |params| model.complete(&call("q", params)).await.unwrap();
     let first = ask(json!({"temperature": 0, "nested": {"a": 1, "b": 2}})).await;
     assert_eq!(first, billed("0"));
@@ -58,7 +58,7 @@ async fn the_same_call_is_paid_once() {
 
 #[tokio::test]
 async fn repeats_tell_what_the_call_cost_where_wanted() {
-    let model = Cached::in_memory(counting(), 10).billing_repeats();
+    let model = CachedModel::in_memory(counting(), 10).billing_cached_replies();
     for _ in 0..2 {
         assert_eq!(model.complete(&call("q", json!({}))).await.unwrap(), billed("0"));
     }
@@ -66,7 +66,7 @@ async fn repeats_tell_what_the_call_cost_where_wanted() {
 
 #[tokio::test]
 async fn failures_are_not_remembered() {
-    let model = Cached::in_memory(counting(), 10);
+    let model = CachedModel::in_memory(counting(), 10);
     for number in ["0", "1"] {
         let error = model.complete(&call("fail", json!({}))).await.unwrap_err();
         assert!(error.to_string().ends_with(&format!(": {number}")), "{error}");
@@ -77,10 +77,11 @@ async fn failures_are_not_remembered() {
 async fn a_reply_that_its_caller_cannot_use_is_neither_cached_nor_taken_from_the_cache() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("replies.jsonl");
-    let model = Cached::persistent(counting(), 10, &path).unwrap();
+    let model = CachedModel::persistent(counting(), 10, &path).unwrap();
     let asked =
         Call { is_usable: Some(|reply| reply.message.as_text() == "2"), ..call("q", json!({})) };
-    let ask_for_2 = async |model: &Cached| model.complete(&asked).await.unwrap().message.as_text();
+    let ask_for_2 =
+        async |model: &CachedModel| model.complete(&asked).await.unwrap().message.as_text();
     assert_eq!(ask_for_2(&model).await, "0");
     assert!(std::fs::read(&path).unwrap().is_empty());
     // Another caller can use any reply, and has this one cached.
@@ -89,14 +90,14 @@ async fn a_reply_that_its_caller_cannot_use_is_neither_cached_nor_taken_from_the
     assert_eq!(ask_for_2(&model).await, "2");
     drop(model);
     // The last of two lines for one call counts.
-    let model = Cached::persistent(counting(), 10, &path).unwrap();
+    let model = CachedModel::persistent(counting(), 10, &path).unwrap();
     assert_eq!(ask_for_2(&model).await, "2");
     assert_eq!(std::fs::read_to_string(&path).unwrap().lines().count(), 2);
 }
 
 #[tokio::test]
 async fn the_reply_used_longest_ago_is_forgotten() {
-    let model = Cached::in_memory(counting(), 2);
+    let model = CachedModel::in_memory(counting(), 2);
     for (text, reply) in
         [("a", "0"), ("b", "1"), ("a", "0"), ("c", "2"), ("a", "0"), ("b", "3"), ("c", "4")]
     {
@@ -108,7 +109,7 @@ async fn the_reply_used_longest_ago_is_forgotten() {
 async fn the_file_outlives_the_process() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("a run's/replies.jsonl");
-    let open = || Cached::persistent(counting(), 10, &path);
+    let open = || CachedModel::persistent(counting(), 10, &path);
     let model = open().unwrap();
     assert_eq!((ask(&model, "a").await, ask(&model, "b").await), ("0".into(), "1".into()));
     drop(model);
@@ -125,7 +126,7 @@ async fn the_file_outlives_the_process() {
     std::fs::write(&path, format!("{{}}\n{text}")).unwrap();
     let error = open().err().unwrap().to_string();
     assert!(error.contains("damaged at line 1"), "{error}");
-    let error = Cached::persistent(counting(), 10, folder.path()).err().unwrap();
+    let error = CachedModel::persistent(counting(), 10, folder.path()).err().unwrap();
     assert!(matches!(error, CacheError::Io { .. }));
 }
 
@@ -133,17 +134,17 @@ async fn the_file_outlives_the_process() {
 async fn what_a_remembered_reply_costs_is_the_same_in_memory_and_from_the_file() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("replies.jsonl");
-    let open = || Cached::persistent(counting(), 10, &path).unwrap();
-    let ask = async |model: &Cached| model.complete(&call("q", json!({}))).await.unwrap();
+    let open = || CachedModel::persistent(counting(), 10, &path).unwrap();
+    let ask = async |model: &CachedModel| model.complete(&call("q", json!({}))).await.unwrap();
     let model = open();
     assert_eq!(ask(&model).await, billed("0"));
     assert_eq!(ask(&model).await, Reply::text("0"));
     assert_eq!(ask(&open()).await, Reply::text("0"));
-    assert_eq!(ask(&open().billing_repeats()).await, billed("0"));
+    assert_eq!(ask(&open().billing_cached_replies()).await, billed("0"));
     // Lines of earlier versions have no cost.
     let line = std::fs::read_to_string(&path).unwrap().replace(",\"cost\":0.5", "");
     std::fs::write(&path, line).unwrap();
-    assert_eq!(ask(&open().billing_repeats()).await, Reply { cost: 0.0, ..billed("0") });
+    assert_eq!(ask(&open().billing_cached_replies()).await, Reply { cost: 0.0, ..billed("0") });
 }
 
 #[tokio::test]
@@ -152,7 +153,7 @@ async fn models_of_another_identity_share_nothing() {
     let path = folder.path().join("replies.jsonl");
     for name in ["m", "n"] {
         let model = Arc::new(Scripted::texts(name, &[name]));
-        let model = Cached::persistent(model, 10, &path).unwrap();
+        let model = CachedModel::persistent(model, 10, &path).unwrap();
         assert_eq!(ask(&model, "a").await, name);
     }
 }
@@ -185,9 +186,9 @@ impl LargeModel for Slow {
     }
 }
 
-fn slow(result: Result<Reply, LargeModelError>) -> (Arc<Slow>, Cached) {
+fn slow(result: Result<Reply, LargeModelError>) -> (Arc<Slow>, CachedModel) {
     let slow = Arc::new(Slow { begun: AtomicUsize::new(0), go: Notify::new(), result });
-    (Arc::clone(&slow), Cached::in_memory(slow, 10))
+    (Arc::clone(&slow), CachedModel::in_memory(slow, 10))
 }
 
 #[tokio::test]

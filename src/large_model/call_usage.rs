@@ -44,7 +44,7 @@ impl CallUsage {
         call: &Call,
         result: &Result<Reply, LargeModelError>,
     ) -> Self {
-        let mut used = call.lost.used();
+        let mut used = call.failed_calls.used();
         used += match result {
             Ok(reply) => Self::from(reply),
             Err(error) => Self::of_failed(error, model, call),

@@ -32,9 +32,9 @@ impl WithFallbacks {
             result => return result,
         };
         // What was perhaps billed; the caller counts the failure that is returned.
-        let (lost, without_first) = (call.lost.clone(), FailedCalls::default());
-        without_first.set(lost.used());
-        lost.add(CallUsage::of_failed(&first, &*self.first, call));
+        let (failed_calls, without_first) = (call.failed_calls.clone(), FailedCalls::default());
+        without_first.set(failed_calls.used());
+        failed_calls.add(CallUsage::of_failed(&first, &*self.first, call));
         let unseen = call.unseen.take();
         // Another model's id at the first endpoint means nothing to the others.
         let mut call = call.clone();
@@ -54,8 +54,8 @@ impl WithFallbacks {
                 Err(error) => error,
                 result => return result,
             };
-            for lost in [&lost, &without_first] {
-                lost.add(CallUsage::of_failed(&error, &**model, &call));
+            for failed_calls in [&failed_calls, &without_first] {
+                failed_calls.add(CallUsage::of_failed(&error, &**model, &call));
             }
             call.unseen.take();
             if !error.is_worth_another_model() {
@@ -63,7 +63,7 @@ impl WithFallbacks {
             }
             failed = (model.name(), AttemptOutcome::from(&error));
         }
-        lost.set(without_first.used());
+        failed_calls.set(without_first.used());
         call.unseen.put_back(unseen);
         Err(first)
     }
@@ -286,7 +286,7 @@ mod tests {
                     false => all.complete(&call).await.map(|_| ()),
                     true => all.stream(&call).await.map(|_| ()),
                 };
-                let CallUsage { calls: found, tokens, cost } = call.lost.used();
+                let CallUsage { calls: found, tokens, cost } = call.failed_calls.used();
                 assert_eq!((found, cost), (calls, prices * read as f64), "{fails:?}");
                 assert_eq!(tokens.prompt_tokens, calls * read, "{fails:?}");
             }
@@ -300,7 +300,7 @@ mod tests {
         let all = WithFallbacks::new(first, vec![model("b", None, &asked)]);
         let call = Call::default();
         all.complete(&call).await.unwrap();
-        let CallUsage { calls, tokens, cost } = call.lost.used();
+        let CallUsage { calls, tokens, cost } = call.failed_calls.used();
         assert_eq!((calls, tokens, cost), (1, billed, 5.0));
     }
 

@@ -17,7 +17,7 @@ use crate::tokenization::{
 };
 use crate::trajectory::TokenUsage;
 
-use super::think_tags::{Place, Said, Written};
+use super::think_tags::{SplitPosition, SplitText, ThoughtSplitter};
 use super::{Call, LargeModel, LargeModelError, Prices, Reply, ReplyChunk, ReplyStream, THOUGHTS};
 
 mod params;
@@ -72,7 +72,7 @@ impl LocalModel {
     fn params_of<'a>(&'a self, call: &'a Call) -> BTreeMap<&'a str, &'a Value> {
         let mut asked = call.fields();
         asked.retain(|_, value| !value.is_null());
-        let own = call.own.iter().map(|(key, value)| (key.as_str(), value));
+        let own = call.optional_params.iter().map(|(key, value)| (key.as_str(), value));
         asked.extend(own.filter(|(key, _)| PARAMS.contains(key)));
         let has_limit = LIMITS.iter().any(|key| asked.contains_key(key));
         for (key, value) in &self.params {
@@ -122,13 +122,13 @@ impl LocalModel {
             text: Arc::clone(&self.text),
             events,
             decoder: IncrementalDecoder::default(),
-            written: Written::at(match call.keeps_tags {
-                true => Place::Closed,
+            written: ThoughtSplitter::at(match call.keeps_tags {
+                true => SplitPosition::Closed,
                 // Some templates open the thoughts themselves.
-                false if !self.text.turn_prefix().is_empty() => Place::Opened,
-                false => Place::Start,
+                false if !self.text.turn_prefix().is_empty() => SplitPosition::Opened,
+                false => SplitPosition::Start,
             }),
-            said: Said::default(),
+            said: SplitText::default(),
             ready: VecDeque::new(),
             usage,
             is_over: false,
@@ -213,9 +213,9 @@ struct Writing {
     text: Arc<ChatTokenizer>,
     events: mpsc::UnboundedReceiver<GenerateEvent>,
     decoder: IncrementalDecoder,
-    written: Written,
+    written: ThoughtSplitter,
     /// All that was said so far.
-    said: Said,
+    said: SplitText,
     /// Chunks that were not returned yet.
     ready: VecDeque<ReplyChunk>,
     usage: TokenUsage,
@@ -250,7 +250,7 @@ impl Writing {
             };
             let rest = self.written.finish();
             self.say(rest);
-            let Said { thoughts, text } = std::mem::take(&mut self.said);
+            let SplitText { thoughts, text } = std::mem::take(&mut self.said);
             let mut message = ChatMessage::text("assistant", text);
             if !thoughts.is_empty() {
                 message.extra.insert(THOUGHTS[0].to_owned(), thoughts.into());
@@ -265,7 +265,7 @@ impl Writing {
         }
     }
 
-    fn say(&mut self, Said { thoughts, text }: Said) {
+    fn say(&mut self, SplitText { thoughts, text }: SplitText) {
         self.said.thoughts.push_str(&thoughts);
         self.said.text.push_str(&text);
         let thoughts = (!thoughts.is_empty()).then_some(ReplyChunk::Thought(thoughts));
@@ -463,7 +463,7 @@ mod tests {
         assert_eq!((sampling(&plain).temperature, max_tokens(&plain)), (0.5, Some(64)));
         let params = fields(json!({ "temperature": 0, "max_tokens": 8 }));
         let own = fields(json!({ "stop": ["x"] }));
-        let call = Call { params, own, ..Call::default() };
+        let call = Call { params, optional_params: own, ..Call::default() };
         let asked = model.params_of(&call);
         assert_eq!((sampling(&asked).temperature, max_tokens(&asked)), (0.0, Some(8)));
         assert!(!asked.contains_key("stop"), "what this program adds may be left out");

@@ -29,12 +29,12 @@ mod unseen;
 mod usage;
 mod waiting;
 
-pub use cache::{CacheError, Cached};
+pub use cache::{CacheError, CachedModel};
 pub use call_usage::{CallUsage, FailedCalls, estimated_tokens};
 pub use choice::LargeModelChoice;
 pub use endpoint::{
     BreakerConfig, Endpoint, EndpointSetup, ForwardBody, ForwardRequest, LargeModelConfig,
-    LargeModelConfigError, PassedUsage, UsageAsked,
+    LargeModelConfigError, PassedUsage, UsageRequested,
 };
 pub use error::{LargeModelError, Phase, UnknownModel, is_gateway_timeout};
 pub use fallback::WithFallbacks;
@@ -58,10 +58,10 @@ pub struct Call {
     pub params: Map<String, Value>,
     /// The same for fields that several calls share, as they may be large. Later ones win over
     /// earlier ones, and `params` over all.
-    pub shared: Vec<Arc<Map<String, Value>>>,
+    pub shared_params: Vec<Arc<Map<String, Value>>>,
     /// Fields that the caller did not ask for, such as the limit of a policy's turn. They override
     /// `params`, and are left out if the model refuses them.
-    pub own: Map<String, Value>,
+    pub optional_params: Map<String, Value>,
     /// Whether the thoughts before its reply are wanted as they come. A stream that has begun with
     /// them is not begun again.
     pub with_thoughts: bool,
@@ -73,8 +73,9 @@ pub struct Call {
     pub authorization: Option<secrecy::SecretString>,
     /// Whose call it is: its failures affect others less. 0 where callers are not known apart.
     pub caller: u64,
-    /// Takes the usage of failed calls whose failure is not returned, as another model was asked.
-    pub lost: FailedCalls,
+    /// Receives the usage of failed calls that the caller does not see, because a fallback model
+    /// replied.
+    pub failed_calls: FailedCalls,
     /// Takes what it uses beside the text that is handed on as it comes.
     pub unseen: UnseenUsage,
     /// Whether the caller can use a reply: others are returned, but neither cached nor taken from a
@@ -87,13 +88,13 @@ pub struct Call {
 impl Call {
     /// Its fields, each once.
     pub fn fields(&self) -> BTreeMap<&str, &Value> {
-        let shared = self.shared.iter().flat_map(|fields| fields.iter());
+        let shared = self.shared_params.iter().flat_map(|fields| fields.iter());
         shared.chain(&self.params).map(|(key, value)| (key.as_str(), value)).collect()
     }
 
     /// The field of this name.
     pub fn field(&self, name: &str) -> Option<&Value> {
-        let shared = || self.shared.iter().rev().find_map(|fields| fields.get(name));
+        let shared = || self.shared_params.iter().rev().find_map(|fields| fields.get(name));
         self.params.get(name).or_else(shared)
     }
 
@@ -105,7 +106,7 @@ impl Call {
     /// Takes a field out.
     fn remove(&mut self, name: &str) {
         self.params.shift_remove(name);
-        for fields in self.shared.iter_mut().filter(|fields| fields.contains_key(name)) {
+        for fields in self.shared_params.iter_mut().filter(|fields| fields.contains_key(name)) {
             Arc::make_mut(fields).shift_remove(name);
         }
     }

@@ -12,15 +12,15 @@ const CLOSE: &str = "</think>";
 
 /// What a model writes, on its way to becoming thoughts and a text.
 #[derive(Debug)]
-pub(super) struct Written {
-    place: Place,
+pub(super) struct ThoughtSplitter {
+    position: SplitPosition,
     /// What may still become a tag, or whitespace at an end.
     held: String,
 }
 
 /// Where the next piece stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Place {
+pub(super) enum SplitPosition {
     /// Before anything but whitespace.
     Start,
     /// The same of a reply that keeps its whitespace if it does not begin with thoughts.
@@ -35,38 +35,40 @@ pub(super) enum Place {
 
 /// More of what is thought, and more of the text.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Said {
+pub(super) struct SplitText {
     pub(super) thoughts: String,
     pub(super) text: String,
 }
 
-impl Written {
-    pub(super) fn at(place: Place) -> Self {
-        Self { place, held: String::new() }
+impl ThoughtSplitter {
+    pub(super) fn at(position: SplitPosition) -> Self {
+        Self { position, held: String::new() }
     }
 
     /// Takes a piece, and returns what is certain by now.
-    pub(super) fn push(&mut self, piece: &str) -> Said {
+    pub(super) fn push(&mut self, piece: &str) -> SplitText {
         self.held.push_str(piece);
-        let mut said = Said::default();
+        let mut said = SplitText::default();
         loop {
             let start = self.held.trim_start();
-            match self.place {
-                Place::Start | Place::Verbatim => match start.strip_prefix(OPEN) {
-                    Some(rest) => self.go_on(Place::Opened, rest.to_owned()),
+            match self.position {
+                SplitPosition::Start | SplitPosition::Verbatim => match start.strip_prefix(OPEN) {
+                    Some(rest) => self.go_on(SplitPosition::Opened, rest.to_owned()),
                     None if OPEN.starts_with(start) && self.held.len() < MAX_SPACE => return said,
-                    None if self.place == Place::Start => self.place = Place::Closed,
-                    None => self.place = Place::Text,
+                    None if self.position == SplitPosition::Start => {
+                        self.position = SplitPosition::Closed
+                    }
+                    None => self.position = SplitPosition::Text,
                 },
-                Place::Opened | Place::Closed if start.is_empty() => {
+                SplitPosition::Opened | SplitPosition::Closed if start.is_empty() => {
                     self.held.clear();
                     return said;
                 }
-                Place::Opened => self.go_on(Place::Thoughts, start.to_owned()),
-                Place::Thoughts => match self.held.split_once(CLOSE) {
+                SplitPosition::Opened => self.go_on(SplitPosition::Thoughts, start.to_owned()),
+                SplitPosition::Thoughts => match self.held.split_once(CLOSE) {
                     Some((thoughts, rest)) => {
                         said.thoughts.push_str(thoughts.trim_end());
-                        self.go_on(Place::Closed, rest.to_owned());
+                        self.go_on(SplitPosition::Closed, rest.to_owned());
                     }
                     None => {
                         let rest = self.held.split_off(certain(&self.held));
@@ -74,8 +76,8 @@ impl Written {
                         return said;
                     }
                 },
-                Place::Closed => self.go_on(Place::Text, start.to_owned()),
-                Place::Text => {
+                SplitPosition::Closed => self.go_on(SplitPosition::Text, start.to_owned()),
+                SplitPosition::Text => {
                     said.text.push_str(&std::mem::take(&mut self.held));
                     return said;
                 }
@@ -84,19 +86,19 @@ impl Written {
     }
 
     /// What was held back, at the end.
-    pub(super) fn finish(&mut self) -> Said {
+    pub(super) fn finish(&mut self) -> SplitText {
         let held = std::mem::take(&mut self.held);
-        match self.place {
-            Place::Opened | Place::Thoughts => {
-                Said { thoughts: held.trim_end().to_owned(), text: String::new() }
+        match self.position {
+            SplitPosition::Opened | SplitPosition::Thoughts => {
+                SplitText { thoughts: held.trim_end().to_owned(), text: String::new() }
             }
-            Place::Verbatim => Said { thoughts: String::new(), text: held },
-            _ => Said { thoughts: String::new(), text: held.trim_start().to_owned() },
+            SplitPosition::Verbatim => SplitText { thoughts: String::new(), text: held },
+            _ => SplitText { thoughts: String::new(), text: held.trim_start().to_owned() },
         }
     }
 
-    fn go_on(&mut self, place: Place, rest: String) {
-        self.place = place;
+    fn go_on(&mut self, position: SplitPosition, rest: String) {
+        self.position = position;
         self.held = rest;
     }
 }
@@ -114,8 +116,8 @@ fn certain(held: &str) -> usize {
 pub(super) fn separate(message: &mut ChatMessage, may_be_opened: bool) {
     let Some(text) = message.content.as_str() else { return };
     let mut written = match text.trim_start().starts_with(OPEN) {
-        true => Written::at(Place::Verbatim),
-        false if may_be_opened && is_closed(text) => Written::at(Place::Opened),
+        true => ThoughtSplitter::at(SplitPosition::Verbatim),
+        false if may_be_opened && is_closed(text) => ThoughtSplitter::at(SplitPosition::Opened),
         false => return,
     };
     let (said, rest) = (written.push(text), written.finish());
@@ -142,7 +144,7 @@ mod tests {
 
     #[test]
     fn thoughts_are_apart() {
-        use Place::{Closed, Opened, Start, Verbatim};
+        use SplitPosition::{Closed, Opened, Start, Verbatim};
         let table = [
             (Start, "", "", ""),
             (Start, " \n a < b ", "", "a < b "),
@@ -166,34 +168,34 @@ mod tests {
             (Verbatim, " <thi", "", " <thi"),
             (Verbatim, " \n", "", " \n"),
         ];
-        for (place, written, thoughts, text) in table {
+        for (position, written, thoughts, text) in table {
             let letters: Vec<String> = written.chars().map(String::from).collect();
             for pieces in [vec![written.to_owned()], letters] {
-                let mut parts = Written::at(place);
-                let mut found = Said::default();
-                let mut add = |more: Said| {
+                let mut parts = ThoughtSplitter::at(position);
+                let mut found = SplitText::default();
+                let mut add = |more: SplitText| {
                     found.thoughts.push_str(&more.thoughts);
                     found.text.push_str(&more.text);
                 };
                 pieces.iter().for_each(|piece| add(parts.push(piece)));
                 add(parts.finish());
-                let expected = Said { thoughts: thoughts.to_owned(), text: text.to_owned() };
-                assert_eq!(found, expected, "{place:?} {pieces:?}");
+                let expected = SplitText { thoughts: thoughts.to_owned(), text: text.to_owned() };
+                assert_eq!(found, expected, "{position:?} {pieces:?}");
             }
         }
     }
 
     #[test]
     fn much_whitespace_is_not_held_back() {
-        for (place, begun) in [(Place::Verbatim, ""), (Place::Thoughts, "hm")] {
-            let mut parts = Written::at(place);
+        for (position, begun) in [(SplitPosition::Verbatim, ""), (SplitPosition::Thoughts, "hm")] {
+            let mut parts = ThoughtSplitter::at(position);
             parts.push(begun);
             let mut most = 0;
             for _ in 0..4 * MAX_SPACE {
                 parts.push(" ");
                 most = most.max(parts.held.len());
             }
-            assert!(most <= MAX_SPACE, "{place:?}: {most}");
+            assert!(most <= MAX_SPACE, "{position:?}: {most}");
         }
     }
 

@@ -7,7 +7,7 @@ use std::path::Path;
 use candle_core::{DType, Device};
 
 use super::error::ModelError;
-use super::gguf_weights::{Conversion, apart, names};
+use super::gguf_weights::{Conversion, deinterleaved_rows, names};
 use super::slots::Slot;
 use super::spec::{Family, Spec};
 use super::weights::Weights;
@@ -154,7 +154,8 @@ impl Conversion {
             Self::Interleaved(heads) => {
                 let width = values.len() / rows;
                 let mut put = vec![0.0; values.len()];
-                for (row, place) in values.chunks_exact(width).zip(apart(rows, heads)) {
+                for (row, place) in values.chunks_exact(width).zip(deinterleaved_rows(rows, heads))
+                {
                     put[place * width..][..width].copy_from_slice(row);
                 }
                 values = put;

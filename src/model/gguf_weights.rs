@@ -72,7 +72,7 @@ impl<'a> GgufWeights<'a> {
             self.finite(name, tensor)?;
         }
         let order = match stored {
-            Conversion::Interleaved(heads) => Some(apart(shape[0], heads)),
+            Conversion::Interleaved(heads) => Some(deinterleaved_rows(shape[0], heads)),
             _ => None,
         };
         Ok((tensor, order))
@@ -91,7 +91,7 @@ impl<'a> GgufWeights<'a> {
             Conversion::Shifted => values.iter_mut().for_each(|x| *x -= self.spec.norm_offset),
             Conversion::Interleaved(heads) => {
                 let width = values.len() / shape[0];
-                let order = apart(shape[0], heads).into_iter();
+                let order = deinterleaved_rows(shape[0], heads).into_iter();
                 values = order.flat_map(|row| &values[row * width..][..width]).copied().collect();
             }
         }
@@ -185,7 +185,7 @@ fn stored(spec: &Spec, slot: Slot) -> Conversion {
 }
 
 /// Which row belongs at each place so that the two halves of each head are consecutive again.
-pub(super) fn apart(rows: usize, heads: usize) -> Vec<usize> {
+pub(super) fn deinterleaved_rows(rows: usize, heads: usize) -> Vec<usize> {
     let head = rows / heads;
     let from = |row: usize| {
         let (first, within) = (row / head * head, row % head);

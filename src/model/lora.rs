@@ -115,8 +115,8 @@ pub struct Adapter {
 impl Adapter {
     /// Whether a folder contains an adapter without a model. Some trainers put the `config.json` of
     /// its base beside it.
-    pub fn is_alone(folder: &Path) -> bool {
-        let is_model = folder.join("config.json").exists() && place::has_weights(folder);
+    pub fn is_adapter_only(folder: &Path) -> bool {
+        let is_model = folder.join("config.json").exists() && path_check::has_weights(folder);
         folder.join(ADAPTER_CONFIG).is_file() && !is_model
     }
 

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::error::ModelError;
 use super::files;
-use super::place::pickled;
+use super::path_check::pickled;
 use crate::hint::Reason;
 
 /// `model.safetensors`, or the shards that the index names.
@@ -42,7 +42,9 @@ pub(super) fn safetensors_files(folder: &Path) -> Result<Vec<PathBuf>, ModelErro
     let mut shards: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     for (tensor, file) in map {
         let name = file.as_str().filter(|name| is_file_name(name)).ok_or_else(|| {
-            invalid(format!("places `{tensor}` in {file}, which is no file of this folder").into())
+            invalid(
+                format!("places `{tensor}` in {file}, which is not a file of this folder").into(),
+            )
         })?;
         shards.entry(name).or_default().push(tensor);
     }

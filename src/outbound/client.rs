@@ -9,7 +9,7 @@ use reqwest::{Certificate, Client, Url};
 use secrecy::{ExposeSecret, SecretString};
 use tower::util::MapResponseLayer;
 
-use super::wire::{AGENT, MAX_HEADERS, library_causes};
+use super::wire::{MAX_HEADERS, USER_AGENT, library_causes};
 use crate::hint::Reason;
 
 /// Looks up an environment variable that may hold a key.
@@ -17,7 +17,7 @@ pub type KeyLookup<'a> = &'a dyn Fn(&str) -> Option<SecretString>;
 
 /// A setting that cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Unusable {
+pub struct InvalidSetting {
     /// The key below the service's table.
     pub key: &'static str,
     /// What it was set to; never a secret.
@@ -28,7 +28,7 @@ pub struct Unusable {
     pub hint: &'static str,
 }
 
-impl Unusable {
+impl InvalidSetting {
     /// A URL that cannot be used, shown without what may be a password.
     pub fn url(url: &str, reason: impl Into<String>, hint: &'static str) -> Self {
         // Whatever stands before an `@` may be a password.
@@ -49,18 +49,18 @@ impl Unusable {
 ///
 /// # Errors
 /// When it is no URL for HTTP, or holds more than an address.
-pub fn parse_url(text: &str, form: &'static str) -> Result<Url, Unusable> {
-    let url =
-        Url::parse(text.trim()).map_err(|error| Unusable::url(text, error.to_string(), form))?;
+pub fn parse_url(text: &str, form: &'static str) -> Result<Url, InvalidSetting> {
+    let url = Url::parse(text.trim())
+        .map_err(|error| InvalidSetting::url(text, error.to_string(), form))?;
     if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
-        return Err(Unusable::url(text, "it is no http or https URL", form));
+        return Err(InvalidSetting::url(text, "it is not an http or https URL", form));
     }
     if !url.username().is_empty() || url.password().is_some() {
         let hint = "put the key into an environment variable and name that in `api_key_env`";
-        return Err(Unusable::url(text, "it contains credentials", hint));
+        return Err(InvalidSetting::url(text, "it contains credentials", hint));
     }
     if url.query().is_some() || url.fragment().is_some() {
-        return Err(Unusable::url(text, "it has a query or a fragment", form));
+        return Err(InvalidSetting::url(text, "it has a query or a fragment", form));
     }
     Ok(url)
 }
@@ -74,11 +74,11 @@ pub fn bearer(
     named: Option<&str>,
     default: Option<&str>,
     keys: KeyLookup<'_>,
-) -> Result<Option<SecretString>, Unusable> {
+) -> Result<Option<SecretString>, InvalidSetting> {
     let Some(variable) = named.or(default).filter(|variable| !variable.is_empty()) else {
         return Ok(None);
     };
-    let invalid = |reason: &str, hint| Unusable {
+    let invalid = |reason: &str, hint| InvalidSetting {
         key: "api_key_env",
         value: variable.to_owned(),
         reason: reason.to_owned(),
@@ -90,7 +90,7 @@ pub fn bearer(
             let value = format!("Bearer {key}");
             if HeaderValue::from_str(&value).is_err() || value.split_whitespace().count() != 2 {
                 let hint = "set the variable to the bare key, without quotes or line breaks";
-                return Err(invalid("its value is no key", hint));
+                return Err(invalid("its value is not a key", hint));
             }
             Ok(Some(value.into()))
         }
@@ -126,9 +126,9 @@ pub fn build_client(
     connect: Duration,
     most_idle: usize,
     ca: Option<&Path>,
-) -> Result<Client, Unusable> {
+) -> Result<Client, InvalidSetting> {
     let mut builder = Client::builder()
-        .user_agent(AGENT)
+        .user_agent(USER_AGENT)
         .http1_only()
         .tcp_nodelay(true)
         .http1_max_headers(MAX_HEADERS)
@@ -153,7 +153,7 @@ pub fn build_client(
         builder = builder.tls_certs_only([]);
     }
     if let Some(path) = ca {
-        let invalid = |reason: String| Unusable {
+        let invalid = |reason: String| InvalidSetting {
             key: "ca",
             value: path.display().to_string(),
             reason,
@@ -167,7 +167,7 @@ pub fn build_client(
         }
         builder = builder.tls_certs_merge(certificates);
     }
-    builder.build().map_err(|error| Unusable {
+    builder.build().map_err(|error| InvalidSetting {
         key: "url",
         value: base.to_string(),
         reason: library_causes(&error),

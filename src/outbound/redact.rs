@@ -9,7 +9,7 @@ pub struct Redactor<'a>(Option<&'a str>);
 /// The replacement for the credential.
 const REDACTED: &str = "[redacted]";
 /// Shorter values are placeholders such as `none`.
-const SHORTEST_SECRET: usize = 8;
+const MIN_SECRET_LENGTH: usize = 8;
 /// Values of this length are secrets whatever their characters.
 const LONG_SECRET: usize = 16;
 /// Characters of a body that an error shows.
@@ -39,11 +39,11 @@ impl<'a> Redactor<'a> {
 
     /// The head of a body, on one line.
     pub fn head(&self, body: &[u8]) -> String {
-        self.short(&String::from_utf8_lossy(body), HEAD)
+        self.truncated(&String::from_utf8_lossy(body), HEAD)
     }
 
-    /// At most `most` characters of the text, on one line, with an ellipsis where it was cut.
-    pub fn short(&self, text: &str, most: usize) -> String {
+    /// At most `max_chars` characters of the text, on one line, with an ellipsis where it was cut.
+    pub fn truncated(&self, text: &str, max_chars: usize) -> String {
         let text = self.text(text);
         let mut short = String::new();
         for word in text.split(|c: char| c.is_whitespace() || c.is_control()) {
@@ -55,11 +55,11 @@ impl<'a> Redactor<'a> {
             }
             short.push_str(word);
             // No character has more than four bytes, so that this is enough to cut from.
-            if short.len() > most * 4 {
+            if short.len() > max_chars * 4 {
                 break;
             }
         }
-        if let Some((end, _)) = short.char_indices().nth(most) {
+        if let Some((end, _)) = short.char_indices().nth(max_chars) {
             short.truncate(end);
             short.push('…');
         }
@@ -84,7 +84,7 @@ impl<'a> Redactor<'a> {
 fn is_secret(value: &str) -> bool {
     let has_digit = value.bytes().any(|byte| byte.is_ascii_digit());
     let is_mixed = has_digit && !value.bytes().all(|byte| byte.is_ascii_digit());
-    value.len() >= LONG_SECRET || value.len() >= SHORTEST_SECRET && is_mixed
+    value.len() >= LONG_SECRET || value.len() >= MIN_SECRET_LENGTH && is_mixed
 }
 
 /// Replaces a credential in a text that arrives in pieces. It holds back only what may be the
@@ -172,6 +172,6 @@ mod tests {
         assert_eq!(redactor.head(b"  a\r\n\n b\0c\x1b[1m\xff "), "a b c [1m\u{fffd}");
         assert_eq!(redactor.head("é".repeat(200).as_bytes()), "é".repeat(200));
         assert_eq!(redactor.head("é".repeat(201).as_bytes()), format!("{}…", "é".repeat(200)));
-        assert_eq!(redactor.short("a b c", 3), "a b…");
+        assert_eq!(redactor.truncated("a b c", 3), "a b…");
     }
 }

@@ -20,7 +20,7 @@ pub enum Advice {
         after: Option<Duration>,
     },
     /// No attempt was made, so an earlier failure is the one to report.
-    NotMade,
+    NotAttempted,
 }
 
 /// A failure that says whether to retry.
@@ -78,7 +78,7 @@ where
         };
         let after = match failure.advice() {
             Advice::GiveUp => return Err(failure),
-            Advice::NotMade => return Err(earlier.unwrap_or(failure)),
+            Advice::NotAttempted => return Err(earlier.unwrap_or(failure)),
             Advice::Retry { after } => after,
         };
         let remaining = deadline.saturating_duration_since(Instant::now());
@@ -184,8 +184,8 @@ mod tests {
             (vec![Some(AGAIN); 4], 4, Some(3)),
             (vec![Some(Advice::GiveUp)], 1, Some(0)),
             (vec![Some(AGAIN), Some(Advice::GiveUp)], 2, Some(1)),
-            (vec![Some(Advice::NotMade)], 1, Some(0)),
-            (vec![Some(AGAIN), Some(Advice::NotMade)], 2, Some(0)),
+            (vec![Some(Advice::NotAttempted)], 1, Some(0)),
+            (vec![Some(AGAIN), Some(Advice::NotAttempted)], 2, Some(0)),
             (vec![Some(after(3_600_000))], 1, Some(0)),
         ];
         let config = RetryConfig { base_ms: 0, ..CONFIG };

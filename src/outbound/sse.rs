@@ -11,12 +11,12 @@ pub struct Event {
 
 impl Event {
     /// Whether it marks the end of a stream.
-    pub fn is_mark(&self) -> bool {
+    pub fn is_done_marker(&self) -> bool {
         self.data.trim_ascii() == b"[DONE]"
     }
 
-    /// Whether it bears a name that a message does not have, such as `ping`.
-    pub fn is_foreign(&self) -> bool {
+    /// Whether it has another name than `message`, such as `ping`.
+    pub fn has_other_name(&self) -> bool {
         !matches!(self.name.as_str(), "" | "message" | "error")
     }
 }

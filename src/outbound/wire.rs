@@ -11,7 +11,7 @@ pub type Request = http::Request<Bytes>;
 pub type Response = http::Response<reqwest::Body>;
 
 /// The value of the `User-Agent` header.
-pub const AGENT: &str = concat!("prompt-r1/", env!("CARGO_PKG_VERSION"));
+pub const USER_AGENT: &str = concat!("prompt-r1/", env!("CARGO_PKG_VERSION"));
 
 /// Header fields of a response; more are no valid HTTP. The client library makes room for all of
 /// them in advance, for every response.

@@ -24,7 +24,7 @@ pub use direct::{DIRECT, DirectPolicy};
 pub use program::ProgramPolicy;
 pub use remote::RemotePolicy;
 pub use scripted::ScriptedPolicy;
-pub use stepped::{ExternalTurn, Prompted, StepHandle, SteppedPolicy};
+pub use stepped::{ExternalTurn, StepHandle, SteppedPolicy, TurnRequest};
 pub use token::TokenPolicy;
 
 /// A turn that could not be sampled.
@@ -93,13 +93,13 @@ pub trait TurnSink: Send {
     /// More text of the turn. `Break` ends the turn: nothing that follows can matter.
     async fn text(&mut self, text: &str) -> Result<ControlFlow<()>, PolicyError>;
 
-    /// Told by a policy behind an endpoint while its turn waits to be sent.
+    /// Set by a policy behind an endpoint while its turn waits to be sent.
     fn waiting(&self) -> Waiting {
         Waiting::default()
     }
 
     /// Takes the usage of such a policy's failed calls in whose place another model was asked.
-    fn lost(&self) -> FailedCalls {
+    fn failed_calls(&self) -> FailedCalls {
         FailedCalls::default()
     }
 
@@ -123,7 +123,7 @@ impl TurnSink for String {
 pub struct PolicyTurn {
     /// Why it stopped.
     pub finish: TurnFinish,
-    /// Usage of the turn, without [`TurnSink::lost`]. A policy that reuses the computation of
+    /// Usage of the turn, without [`TurnSink::failed_calls`]. A policy that reuses the computation of
     /// earlier turns still reports every token it was conditioned on.
     pub usage: TokenUsage,
     /// Cost of the turn, in the operator's currency; 0 for a policy that runs here.

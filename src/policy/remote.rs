@@ -118,15 +118,15 @@ impl PolicySession for RemoteSession {
         max_tokens: usize,
         sink: &mut dyn TurnSink,
     ) -> Result<PolicyTurn, PolicyError> {
-        let own = self.fields(max_tokens);
+        let optional_params = self.fields(max_tokens);
         self.turns += 1;
         let call = Call {
             messages: self.messages.clone(),
-            own,
+            optional_params,
             keeps_tags: true,
             authorization: self.authorization.clone(),
             caller: self.caller,
-            lost: sink.lost(),
+            failed_calls: sink.failed_calls(),
             unseen: sink.unseen(),
             waiting: sink.waiting(),
             ..Call::default()
@@ -201,7 +201,7 @@ mod tests {
         let seen = Arc::clone(&asked);
         let texts = Mutex::new(vec!["<answer>b</answer>", "<think>t</think><answer>a"]);
         let model = Scripted::new("m", move |call: &Call| {
-            seen.lock().unwrap().push(call.own.clone());
+            seen.lock().unwrap().push(call.optional_params.clone());
             let cost = 0.25;
             Ok(Reply { cost, ..Reply::text(texts.lock().unwrap().pop().unwrap()) })
         });
@@ -217,7 +217,9 @@ mod tests {
         let expected = json!({"temperature": 0.7, "max_tokens": 9, "stop": stop});
         assert_eq!(json!(asked.lock().unwrap()[0]), expected);
         let chosen = Sampling { temperature: 1.0, top_p: 0.8, seed: 5, ..drawn };
-        let model = Scripted::new("m", |call: &Call| Ok(Reply::text(json!(call.own).to_string())));
+        let model = Scripted::new("m", |call: &Call| {
+            Ok(Reply::text(json!(call.optional_params).to_string()))
+        });
         let policy = RemotePolicy::new(Arc::new(model));
         let mut session = policy.open(PolicyOpening::new(&[], chosen)).await.unwrap();
         let mut heard = String::new();

@@ -15,7 +15,7 @@ use super::{Policy, PolicyError, PolicyOpening, PolicySession, PolicyTurn, TurnS
 
 /// A request for a turn.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Prompted {
+pub struct TurnRequest {
     /// The text since the last turn: the opening, or an observation.
     pub shown: String,
     /// The token stream so far, ready for the turn; empty when turns are sent as text, or without
@@ -38,14 +38,14 @@ pub enum ExternalTurn {
 #[derive(Debug)]
 pub struct StepHandle {
     /// Prompts, one before each turn; closed when the episode is over.
-    pub prompts: mpsc::Receiver<Prompted>,
+    pub prompts: mpsc::Receiver<TurnRequest>,
     /// Turns, one for each prompt.
     pub turns: mpsc::Sender<ExternalTurn>,
 }
 
 /// The loop's side.
 struct Channels {
-    prompts: mpsc::Sender<Prompted>,
+    prompts: mpsc::Sender<TurnRequest>,
     turns: mpsc::Receiver<ExternalTurn>,
 }
 
@@ -155,7 +155,7 @@ impl PolicySession for Session {
         let read = self.trace.ids.len();
         let max_tokens = self.room(max_tokens)?;
         let shown = std::mem::take(&mut self.shown);
-        let prompted = Prompted { shown, trace: self.trace.clone(), max_tokens };
+        let prompted = TurnRequest { shown, trace: self.trace.clone(), max_tokens };
         self.channels.prompts.send(prompted).await.map_err(|_| PolicyError::Cancelled)?;
         let turn = self.channels.turns.recv().await.ok_or(PolicyError::Cancelled)?;
         let usage = |completion| TokenUsage {
@@ -170,7 +170,7 @@ impl PolicySession for Session {
                 Ok(PolicyTurn { finish, usage, cost: 0.0 })
             }
             (ExternalTurn::Tokens(_), None) => Err(PolicyError::Tokenizer(
-                "a turn was played by tokens, but there is no tokenizer".into(),
+                "a turn was sent as token ids, but there is no tokenizer".into(),
             )),
             (ExternalTurn::Text(written, finish), text) => {
                 let count = match text {

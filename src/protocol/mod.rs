@@ -19,10 +19,10 @@ mod write;
 pub use escape::{escape, unescape};
 pub use parse::{Fragment, ParsedTurn, TurnParser, parse_turn};
 pub use piece::{Piece, concat, length};
-pub use reference::{ExpandError, carries, comparable, expand};
+pub use reference::{ExpandError, comparable, contains_question, expand};
 pub use template::{
-    Opening, Protocol, ProtocolError, SETTINGS_FILE, Settings, Shown, TEMPLATE_FILES, TEMPLATES,
-    own_templates,
+    Opening, PromptResult, Protocol, ProtocolError, SETTINGS_FILE, Settings, TEMPLATE_FILES,
+    TEMPLATES, own_templates,
 };
 pub use write::write_prompt;
 

@@ -65,7 +65,7 @@ pub struct TurnParser {
     text: String,
     /// All before this byte has been read.
     read: usize,
-    place: Position,
+    position: Position,
     /// Where the contents of the closed tags stand.
     think: Option<Range<usize>>,
     action: Option<(&'static str, Range<usize>)>,
@@ -81,7 +81,7 @@ impl Default for TurnParser {
         Self {
             text: String::new(),
             read: 0,
-            place: Position::Outside,
+            position: Position::Outside,
             think: None,
             action: None,
             is_closed: false,
@@ -98,9 +98,9 @@ impl TurnParser {
         self.text.push_str(text);
         let mut fragments = Vec::new();
         loop {
-            let before = (self.read, self.place);
+            let before = (self.read, self.position);
             self.step(&mut fragments);
-            if before == (self.read, self.place) {
+            if before == (self.read, self.position) {
                 return fragments;
             }
         }
@@ -110,7 +110,7 @@ impl TurnParser {
     /// fragments of each tag now add up to what [`Self::finish`] gives.
     pub fn close(&mut self) -> Vec<Fragment> {
         let mut fragments = Vec::new();
-        while let Position::In { tag, start, doubt } = self.place {
+        while let Position::In { tag, start, doubt } = self.position {
             let end = doubt.unwrap_or(self.text.len());
             fragments.extend(self.report(tag, end, true));
             self.leave(tag, start..end);
@@ -150,7 +150,7 @@ impl TurnParser {
     }
 
     fn step(&mut self, fragments: &mut Vec<Fragment>) {
-        match self.place {
+        match self.position {
             Position::Outside => {
                 for (at, mark) in marks(&self.text, self.read) {
                     let opened = [THINK, PROMPT, FINAL_PROMPT, ANSWER]
@@ -159,7 +159,7 @@ impl TurnParser {
                         .find(|tag| mark.opens(tag));
                     if let Some(tag) = opened {
                         self.read = at + tag.len() + 2;
-                        self.place = Position::In { tag, start: self.read, doubt: None };
+                        self.position = Position::In { tag, start: self.read, doubt: None };
                         (self.reported, self.report) = (self.read, Report::within(tag));
                         return;
                     }
@@ -191,7 +191,7 @@ impl TurnParser {
                     self.is_closed = tag != THINK;
                 } else {
                     self.read = read;
-                    self.place = Position::In { tag, start, doubt };
+                    self.position = Position::In { tag, start, doubt };
                     fragments.extend(self.report(tag, doubt.unwrap_or(read), false));
                 }
             }
@@ -218,10 +218,10 @@ impl TurnParser {
     fn leave(&mut self, tag: &'static str, content: Range<usize>) {
         if tag == THINK {
             self.think = Some(content);
-            self.place = Position::Outside;
+            self.position = Position::Outside;
         } else {
             self.action = Some((tag, content));
-            self.place = Position::Done;
+            self.position = Position::Done;
         }
     }
 }

@@ -25,7 +25,7 @@ pub enum ExpandError {
 
 /// `prompt` with its references resolved; `replies` has those of each turn so far, `None` where a
 /// turn had none. A reference takes a few bytes and may stand for megabytes, so the result has at
-/// most `most` bytes.
+/// most `max_bytes` bytes.
 ///
 /// # Errors
 /// For the first reference to a reply that does not exist, or that makes the prompt too long.
@@ -33,7 +33,7 @@ pub fn expand(
     prompt: &str,
     question: &str,
     replies: &[Option<&str>],
-    most: usize,
+    max_bytes: usize,
 ) -> Result<String, ExpandError> {
     let mut expanded = String::with_capacity(prompt.len());
     let mut rest = prompt;
@@ -46,7 +46,7 @@ pub fn expand(
                 reply.ok_or(ExpandError::Missing(turn))?
             }
         };
-        if expanded.len() + text.len() > most {
+        if expanded.len() + text.len() > max_bytes {
             return Err(ExpandError::TooLong);
         }
         expanded.push_str(text);
@@ -73,7 +73,7 @@ pub fn comparable(prompt: &str) -> String {
 }
 
 /// Whether `prompt` says all of `question`, but for case and white space.
-pub fn carries(prompt: &str, question: &str) -> bool {
+pub fn contains_question(prompt: &str, question: &str) -> bool {
     prompt.contains(question) || comparable(prompt).contains(&comparable(question))
 }
 
@@ -117,14 +117,18 @@ mod tests {
 
     #[test]
     fn references_stand_for_as_much_as_they_may() {
-        for (prompt, most, expanded) in [
+        for (prompt, max_bytes, expanded) in [
             ("<reply 1/><reply 1/>", 8, Ok("fourfour".to_owned())),
             ("<reply 1/><reply 1/>", 7, Err(ExpandError::TooLong)),
             ("a<question/>", 7, Err(ExpandError::TooLong)),
             // The length of the prompt itself is bounded elsewhere.
             ("without any", 7, Ok("without any".to_owned())),
         ] {
-            assert_eq!(expand(prompt, "question", &[Some("four")], most), expanded, "{prompt}");
+            assert_eq!(
+                expand(prompt, "question", &[Some("four")], max_bytes),
+                expanded,
+                "{prompt}"
+            );
         }
     }
 
@@ -176,7 +180,7 @@ mod tests {
         ] {
             assert_eq!(comparable(one) == comparable(other), same, "{one} / {other}");
         }
-        assert!(carries("Solve this: how  many\nEGGS? Step by step.", "How many eggs?"));
-        assert!(!carries("How many?", "How many eggs?"));
+        assert!(contains_question("Solve this: how  many\nEGGS? Step by step.", "How many eggs?"));
+        assert!(!contains_question("How many?", "How many eggs?"));
     }
 }

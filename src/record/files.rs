@@ -33,13 +33,13 @@ impl Files {
         let RecordConfig { max_bytes, max_files, .. } = *config;
         let folder = folder.to_owned();
         let mut files = Self { folder, max_bytes, max_files, number, file, bytes, is_torn: true };
-        files.mend()?;
+        files.truncate_incomplete_line()?;
         Ok(files)
     }
 
     /// Writes whole lines, or none of them.
     fn write_lines(&mut self, lines: &[u8]) -> io::Result<()> {
-        self.mend()?;
+        self.truncate_incomplete_line()?;
         self.is_torn = true;
         let written = self.file.write_all(lines);
         if written.is_ok() {
@@ -47,13 +47,13 @@ impl Files {
             self.is_torn = false;
         } else {
             // This may fail too; the next write tries again.
-            let _ = self.mend();
+            let _ = self.truncate_incomplete_line();
         }
         written
     }
 
     /// Truncates an incomplete last line.
-    fn mend(&mut self) -> io::Result<()> {
+    fn truncate_incomplete_line(&mut self) -> io::Result<()> {
         if self.is_torn {
             self.file.set_len(self.bytes)?;
             self.is_torn = false;

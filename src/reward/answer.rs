@@ -135,7 +135,7 @@ impl AnswerMetric {
             }
             Self::Auto => Self::F1.score(prediction, std::slice::from_ref(gold), normalization),
             Self::Math => f64::from(math::same(prediction, gold)),
-            Self::Choice => f64::from(choice::right(prediction, golds)),
+            Self::Choice => f64::from(choice::is_correct(prediction, golds)),
             Self::Gsm8kStrict => f64::from(harness::gsm8k_strict(prediction, gold)),
             Self::Gsm8kFlexible => f64::from(harness::gsm8k_flexible(prediction, gold)),
             Self::HendrycksMath => f64::from(harness::hendrycks_math(prediction, gold)),

@@ -7,7 +7,7 @@ use super::words::is_symbol;
 
 /// Whether an answer chooses the label that the first gold is, or is one of the golds in words. Of
 /// further golds, one that could be the label of another option counts for nothing.
-pub(super) fn right(answer: &str, golds: &[String]) -> bool {
+pub(super) fn is_correct(answer: &str, golds: &[String]) -> bool {
     let Some(first) = golds.first() else { return false };
     let answer = answer.replace("<answer>", "Answer: ").replace("</answer>", "\n");
     let answer = answer.as_str();

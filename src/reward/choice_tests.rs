@@ -161,6 +161,6 @@ fn only_the_first_gold_is_a_label() {
         ("Rome", ["B", "Paris"], false),
     ] {
         let golds = golds.map(str::to_owned);
-        assert_eq!(right(answer, &golds), paid, "{answer} {golds:?}");
+        assert_eq!(is_correct(answer, &golds), paid, "{answer} {golds:?}");
     }
 }

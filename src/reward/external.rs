@@ -21,7 +21,7 @@ use crate::trajectory::{Trajectory, Turn};
 const MAX_REPLY: usize = 64 * 1024;
 
 #[derive(Debug)]
-enum Maker {
+enum RewardSource {
     Command { program: String, arguments: Vec<String> },
     Http { client: reqwest::Client, url: String },
 }
@@ -29,7 +29,7 @@ enum Maker {
 /// Gets external rewards, with bounded concurrency.
 #[derive(Debug)]
 pub struct ExternalReward {
-    maker: Maker,
+    source: RewardSource,
     timeout_ms: u64,
     slots: Semaphore,
 }
@@ -51,12 +51,12 @@ impl ExternalReward {
     pub fn new(config: &ExternalConfig) -> Result<Self, RewardError> {
         let wrong =
             |field, found: String, expected| Err(RewardError::Config { field, found, expected });
-        let maker = match (config.command.split_first(), &config.url) {
+        let source = match (config.command.split_first(), &config.url) {
             (Some((program, arguments)), None) => {
-                Maker::Command { program: program.clone(), arguments: arguments.to_vec() }
+                RewardSource::Command { program: program.clone(), arguments: arguments.to_vec() }
             }
             (None, Some(url)) if reqwest::Url::parse(url).is_ok() => {
-                Maker::Http { client: reqwest::Client::new(), url: url.clone() }
+                RewardSource::Http { client: reqwest::Client::new(), url: url.clone() }
             }
             (None, Some(url)) => {
                 return wrong("external.url", format!("`{url}`"), "an absolute URL");
@@ -75,7 +75,7 @@ impl ExternalReward {
             return wrong("external.concurrency", "0".into(), "at least 1");
         }
         let slots = Semaphore::new(config.concurrency.min(Semaphore::MAX_PERMITS));
-        Ok(Self { maker, timeout_ms: config.timeout_ms, slots })
+        Ok(Self { source, timeout_ms: config.timeout_ms, slots })
     }
 
     /// The reward of `trajectory` as an attempt at `task`; any finite number. Waits for a free slot
@@ -94,11 +94,11 @@ impl ExternalReward {
         let body = serde_json::to_vec(&attempt).map_err(|error| self.failed(error.to_string()))?;
         let _slot = self.slots.acquire().await.map_err(|error| self.failed(error.to_string()))?;
         let limit = Duration::from_millis(self.timeout_ms);
-        let reply = match &self.maker {
-            Maker::Command { program, arguments } => {
+        let reply = match &self.source {
+            RewardSource::Command { program, arguments } => {
                 timeout(limit, program::run(program, arguments, &body)).await
             }
-            Maker::Http { client, url } => timeout(limit, post(client, url, body)).await,
+            RewardSource::Http { client, url } => timeout(limit, post(client, url, body)).await,
         };
         let timed_out =
             |_| RewardError::Timeout { name: self.name().to_owned(), timeout_ms: self.timeout_ms };
@@ -110,9 +110,9 @@ impl ExternalReward {
     }
 
     fn name(&self) -> &str {
-        match &self.maker {
-            Maker::Command { program, .. } => program,
-            Maker::Http { url, .. } => url,
+        match &self.source {
+            RewardSource::Command { program, .. } => program,
+            RewardSource::Http { url, .. } => url,
         }
     }
 

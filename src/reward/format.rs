@@ -6,11 +6,11 @@ use crate::trajectory::{Action, Trajectory, Turn};
 use super::Coefficients;
 
 /// What a turn's tags look like, apart from what they say.
-struct Shape<'t> {
+struct TurnTags<'t> {
     text: &'t str,
 }
 
-impl<'t> Shape<'t> {
+impl<'t> TurnTags<'t> {
     fn of(turn: &'t Turn) -> Self {
         Self { text: turn.text.trim() }
     }
@@ -70,8 +70,8 @@ pub(super) struct PublishedFormat {
 impl PublishedFormat {
     pub fn of(trajectory: &Trajectory, coefficients: &Coefficients) -> Self {
         let prompts =
-            trajectory.turns.iter().filter(|turn| Shape::of(turn).has_both(PROMPT)).count();
-        let last = trajectory.turns.last().map(Shape::of);
+            trajectory.turns.iter().filter(|turn| TurnTags::of(turn).has_both(PROMPT)).count();
+        let last = trajectory.turns.last().map(TurnTags::of);
         let answer = last.as_ref().and_then(|last| first_answer(last.text));
         let weight = |holds: bool, coefficient: f64| if holds { coefficient } else { 0.0 };
         Self {
@@ -116,8 +116,8 @@ impl StrictFormat {
     pub fn of(trajectory: &Trajectory) -> Self {
         let turns = &trajectory.turns;
         let is_exact = |turn: &Turn| match turn.action {
-            Action::Prompt(_) => Shape::of(turn).is_exactly(PROMPT),
-            Action::Answer(_) => Shape::of(turn).is_exactly(ANSWER),
+            Action::Prompt(_) => TurnTags::of(turn).is_exactly(PROMPT),
+            Action::Answer(_) => TurnTags::of(turn).is_exactly(ANSWER),
             Action::FinalPrompt(_) | Action::Nothing => false,
         };
         Self {

@@ -11,9 +11,9 @@ use crate::trajectory::{Action, Trajectory};
 
 mod answer;
 mod approximate;
-mod around;
 mod choice;
 mod config;
+mod context;
 mod equation;
 mod expression;
 mod external;

@@ -16,9 +16,9 @@ mod tests;
 /// Runs that are listed, the newest first.
 const LISTED: usize = 200;
 /// Bytes of metrics that are read at once.
-const METRICS: u64 = 2 * 1024 * 1024;
+const MAX_METRICS_BYTES: u64 = 2 * 1024 * 1024;
 /// The longest other file that is read, bytes.
-const LONGEST: u64 = 64 * 1024 * 1024;
+const MAX_FILE_BYTES: u64 = 64 * 1024 * 1024;
 
 /// What is in a run's folder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -146,7 +146,7 @@ impl Runs {
         let from = if from <= length { from } else { 0 };
         file.seek(SeekFrom::Start(from))?;
         let mut text = Vec::new();
-        file.take(METRICS).read_to_end(&mut text)?;
+        file.take(MAX_METRICS_BYTES).read_to_end(&mut text)?;
         // The last line may be incomplete.
         let whole = memchr::memrchr(b'\n', &text).map_or(0, |at| at + 1);
         let lines = text[..whole].split(|&byte| byte == b'\n');
@@ -211,12 +211,12 @@ fn modified(path: &Path) -> Option<u64> {
 /// All of a file, if it is there.
 fn read(path: &Path) -> io::Result<Option<Vec<u8>>> {
     let Some(file) = existing(File::open(path))? else { return Ok(None) };
-    if file.metadata()?.len() > LONGEST {
-        let longest = LONGEST / (1024 * 1024);
+    if file.metadata()?.len() > MAX_FILE_BYTES {
+        let longest = MAX_FILE_BYTES / (1024 * 1024);
         return Err(io::Error::other(format!("it is longer than {longest} MiB")));
     }
     let mut text = Vec::new();
-    file.take(LONGEST).read_to_end(&mut text)?;
+    file.take(MAX_FILE_BYTES).read_to_end(&mut text)?;
     Ok(Some(text))
 }
 

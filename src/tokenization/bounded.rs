@@ -9,7 +9,7 @@ use crate::compute::{self, ComputeError};
 /// text has three to five.
 pub const BYTES_A_TOKEN: usize = 16;
 /// How long tokenising a text may take.
-const TOKENIZING: Duration = Duration::from_secs(60);
+const TOKENIZE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A text that was not tokenised.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -53,9 +53,9 @@ pub async fn tokenizing<T: Send + 'static>(
     bytes: usize,
     work: impl FnOnce() -> Result<T, TokenizerError> + Send + 'static,
 ) -> Result<T, TokenizeError> {
-    let computed = compute::run_on(bytes, Instant::now() + TOKENIZING, work).await;
+    let computed = compute::run_on(bytes, Instant::now() + TOKENIZE_TIMEOUT, work).await;
     let computed = computed.map_err(|error| match error {
-        ComputeError::Full => TokenizeError::Busy,
+        ComputeError::QueueFull => TokenizeError::Busy,
         error => TokenizeError::Failed(error.to_string()),
     })?;
     computed.map_err(|error| TokenizeError::Failed(error.to_string()))

@@ -233,7 +233,7 @@ impl ChatTokenizer {
         &self,
         messages: &[TemplateMessage],
     ) -> Result<Vec<u32>, TokenizerError> {
-        Ok(self.begun(self.tokenizer.encode_pieces(&self.template.render(messages)?)?))
+        Ok(self.with_begin_token(self.tokenizer.encode_pieces(&self.template.render(messages)?)?))
     }
 
     /// The same for a large model: text is read as it is, as the protocol's tags mean nothing to
@@ -242,11 +242,13 @@ impl ChatTokenizer {
     /// # Errors
     /// When the template fails, or the tokenizer cannot encode a text.
     pub fn unescaped_ids(&self, messages: &[TemplateMessage]) -> Result<Vec<u32>, TokenizerError> {
-        Ok(self.begun(self.tokenizer.encode_unescaped(&self.template.render(messages)?, true)?))
+        Ok(self.with_begin_token(
+            self.tokenizer.encode_unescaped(&self.template.render(messages)?, true)?,
+        ))
     }
 
     /// The ids of a conversation, with the token that begins every one.
-    fn begun(&self, mut ids: Vec<u32>) -> Vec<u32> {
+    fn with_begin_token(&self, mut ids: Vec<u32>) -> Vec<u32> {
         let begin = self.tokenizer.begin().filter(|begin| ids.first() != Some(begin));
         ids.splice(..0, begin);
         ids

@@ -276,7 +276,7 @@ fn byte_level(vocabulary: &Vocabulary<'_>) -> Result<(Inner, bool), TokenizerErr
             // A space separates the two, unless it is the first character.
             let first = merge.chars().next().map_or(0, char::len_utf8);
             let at = merge[first..].find(' ').map(|at| at + first);
-            let at = at.ok_or_else(|| file.wrong(key, format!("`{merge}` is no pair")))?;
+            let at = at.ok_or_else(|| file.wrong(key, format!("`{merge}` is not a pair")))?;
             Ok((merge[..at].to_owned(), merge[at + 1..].to_owned()))
         })
         .collect::<Result<_, GgufError>>()?;

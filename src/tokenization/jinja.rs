@@ -40,7 +40,7 @@ pub(super) fn environment(source: &str) -> Result<Environment<'static>, minijinj
     environment.add_filter("count", length);
     environment.add_test("iterable", is_iterable);
     environment.add_test("sequence", is_iterable);
-    environment.add_template_owned("chat", compared(&understood(source)?))?;
+    environment.add_template_owned("chat", compared(&to_minijinja(source)?))?;
     Ok(environment)
 }
 
@@ -93,10 +93,10 @@ fn length(value: &minijinja::Value) -> Result<usize, minijinja::Error> {
     if value.is_undefined() { Ok(0) } else { text_length(value) }
 }
 
-/// `source` in the words that this Jinja knows: line ends and string literals as Python reads them,
-/// a scope in place of a `generation` block, and the filter `format` in place of the operator `%`
-/// after a string.
-fn understood(source: &str) -> Result<String, minijinja::Error> {
+/// `source` in the syntax of minijinja: line ends and string literals as Python reads them, a scope
+/// in place of a `generation` block, and the filter `format` in place of the operator `%` after a
+/// string.
+fn to_minijinja(source: &str) -> Result<String, minijinja::Error> {
     let source = source.replace("\r\n", "\n").replace('\r', "\n");
     let mut out = String::with_capacity(source.len());
     let mut read = 0;

@@ -36,7 +36,7 @@ pub enum TrainError {
     #[error("another run uses `{0}`")]
     Locked(String),
     /// A run was to be resumed with other settings or data.
-    #[error("the run was started with something else:\n  {0}")]
+    #[error("the run was started with other settings or data:\n  {0}")]
     Changed(String),
     /// The folder contains a run already.
     #[error("`{0}` already holds a run")]
@@ -59,7 +59,7 @@ pub enum TrainError {
     },
     /// Too many episodes fail, or one fails permanently.
     #[error(
-        "stopped after step {step}: {failed} of {asked} episodes failed because of {cause}, after {retries} pauses; the last failure: {reason}"
+        "stopped after step {step}: {failed} of {started} episodes failed because of {cause}, after {retries} pauses; the last failure: {reason}"
     )]
     EpisodesFail {
         /// What caused most of the failures.
@@ -69,7 +69,7 @@ pub enum TrainError {
         /// How many episodes failed in the last attempt.
         failed: usize,
         /// How many were started.
-        asked: usize,
+        started: usize,
         /// How often the step was repeated.
         retries: u32,
         /// The last failure.

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use crate::dataset::{ChatRole, ChatTurn, DemoTurn, Demonstration};
 use crate::hint::Hint;
 use crate::protocol::{
-    ANSWER, FINAL_PROMPT, Opening, PROMPT, Piece, Protocol, ProtocolError, Shown, THINK,
+    ANSWER, FINAL_PROMPT, Opening, PROMPT, Piece, PromptResult, Protocol, ProtocolError, THINK,
     write_prompt,
 };
 use crate::tokenization::{ChatTokenizer, TemplateMessage, TokenizerError};
@@ -63,15 +63,15 @@ pub fn demonstration(
     let mut trace = TokenTrace::default();
     trace.push_context(&text.opening_ids(&protocol.opening(&opening)?)?);
     for turn in &shown.turns {
-        match turn.is_learnt {
+        match turn.has_loss {
             true => push_turn(text, &mut trace, &turn_text(&turn.think, &turn.action))?,
             false => trace.push_context(&text.turn_ids(&given_text(turn))?),
         }
         if let Some(reply) = &turn.reply {
             let last = trace.ids.last().copied();
             let seen = match turn.is_repeated {
-                true => Shown::Repeated(reply),
-                false => Shown::Reply(reply),
+                true => PromptResult::Repeated(reply),
+                false => PromptResult::Reply(reply),
             };
             let observation = protocol.observation(seen)?;
             trace.push_context(&text.observation_ids(last, &observation)?);
@@ -98,7 +98,7 @@ pub fn chat(text: &ChatTokenizer, lines: &[ChatTurn]) -> Result<TokenTrace, Exam
     let mut trace = TokenTrace::default();
     trace.push_context(&text.conversation_ids(&opening)?);
     for line in replies {
-        match (is_reply(line), line.is_learnt) {
+        match (is_reply(line), line.has_loss) {
             (true, true) => push_turn(text, &mut trace, &line.content)?,
             (true, false) => trace.push_context(&text.turn_ids(&line.content)?),
             (false, _) => {
@@ -152,12 +152,12 @@ mod tests {
     fn given_turns_are_context_and_repeated_prompts_get_no_new_reply() {
         let text = ChatTokenizer::load(Path::new("models/policy")).unwrap();
         let protocol = Protocol::load(None).unwrap();
-        let traced = |is_learnt, is_repeated| {
+        let traced = |has_loss, is_repeated| {
             let ask = Action::Prompt("Where is it?".to_owned());
             let ask = DemoTurn::new("first".to_owned(), ask, Some("There".to_owned()));
             let answer = DemoTurn::new("so".to_owned(), Action::Answer("There".to_owned()), None);
             let task = Task { question: "Where?".to_owned(), ..Task::default() };
-            let turns = vec![DemoTurn { is_learnt, is_repeated, ..ask }, answer];
+            let turns = vec![DemoTurn { has_loss, is_repeated, ..ask }, answer];
             demonstration(&text, &protocol, 5, &Demonstration { task, turns }).unwrap()
         };
         let (own, given) = (traced(true, false), traced(false, false));

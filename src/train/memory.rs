@@ -5,7 +5,7 @@
 /// A step frees hundreds of megabytes of activations and allocates them again at once. By default,
 /// glibc returns them to the system each time, and a third of a small model's step goes into page
 /// faults. For processes that train; a server should return memory.
-pub fn keep_freed() {
+pub fn retain_freed_memory() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     {
         /// The maximum that glibc accepts.

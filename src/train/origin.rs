@@ -19,7 +19,7 @@ const FILE: &str = "origin.json";
 
 /// Settings that may change freely: they bound resources or select what is measured and stored, not
 /// what is learnt.
-const FREE: [&str; 21] = [
+const UNCHECKED_SETTINGS: [&str; 21] = [
     "output",
     "checkpoint_every",
     "keep_checkpoints",
@@ -45,10 +45,10 @@ const FREE: [&str; 21] = [
 ];
 
 /// Settings that may change although they act on what is learnt from then on, which is noted.
-const NOTED: [&str; 3] = ["guards.rollback_lr_factor", "max_policy_lag", "steps"];
+const NOTED_SETTINGS: [&str; 3] = ["guards.rollback_lr_factor", "max_policy_lag", "steps"];
 
 /// Files up to this size are hashed whole; of larger ones, evenly spaced blocks are.
-const WHOLE: u64 = 16 << 20;
+const MAX_WHOLE_HASH_BYTES: u64 = 16 << 20;
 const BLOCKS: u64 = 64;
 const BLOCK: usize = 64 << 10;
 
@@ -185,7 +185,7 @@ fn hashes(
 
 fn differences(key: &str, before: &Value, now: &Value, found: &mut Vec<String>) {
     let name = key.strip_prefix("config.").unwrap_or(key);
-    if FREE.contains(&name) || NOTED.contains(&name) || key == "noted" {
+    if UNCHECKED_SETTINGS.contains(&name) || NOTED_SETTINGS.contains(&name) || key == "noted" {
         return;
     }
     if let (Value::Object(a), Value::Object(b)) = (before, now) {
@@ -218,7 +218,7 @@ fn notes(before: &Value, now: &Value) -> Vec<String> {
         matches!(decay, Some("constant") | None)
     };
     let acts = |name: &str| name != "steps" || !(is_constant(before) && is_constant(now));
-    let settings = NOTED
+    let settings = NOTED_SETTINGS
         .into_iter()
         .map(|name| (name, setting(before, name), setting(now, name)))
         .filter(|(name, before, now)| before != now && acts(name))
@@ -260,7 +260,7 @@ fn part(path: &Path) -> io::Result<String> {
     let sampled = weights_hash(path)?;
     match path.is_dir() {
         true => Ok(sampled),
-        false => Ok(sampled + &hash_of(File::open(path)?.take(WHOLE))?),
+        false => Ok(sampled + &hash_of(File::open(path)?.take(MAX_WHOLE_HASH_BYTES))?),
     }
 }
 
@@ -282,7 +282,7 @@ pub fn weights_hash(folder: &Path) -> io::Result<String> {
         let mut file = File::open(&path)?;
         let size = file.metadata()?.len();
         hash.update(size.to_le_bytes());
-        if size <= WHOLE {
+        if size <= MAX_WHOLE_HASH_BYTES {
             hash.update(whole(&path)?);
             continue;
         }
@@ -406,7 +406,7 @@ mod tests {
     fn the_beginning_of_a_file_counts_whole() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("model.gguf");
-        let mut bytes = vec![0_u8; WHOLE as usize + BLOCK];
+        let mut bytes = vec![0_u8; MAX_WHOLE_HASH_BYTES as usize + BLOCK];
         std::fs::write(&path, &bytes).unwrap();
         let before = (weights_hash(&path).unwrap(), part(&path).unwrap());
         // Between two of the blocks that are sampled.

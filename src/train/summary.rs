@@ -76,7 +76,7 @@ impl DataSummary {
             rows: read.rows,
             used: read.used,
             rejected: read.rejected,
-            left_out: skipped + read.unwanted + read.beyond_limit,
+            left_out: skipped + read.filtered_out + read.beyond_limit,
             reasons: read.reasons(),
             notes: read.remarks(),
             ..Self::default()

@@ -26,7 +26,7 @@ async fn refused(server: &Server, path: &str, body: impl Into<Vec<u8>>) -> (u16,
 }
 
 #[tokio::test]
-async fn bytes_that_are_no_request() {
+async fn invalid_bodies_are_refused() {
     let upstream = Loopback::start().await;
     let server = Setup::relay().start(&upstream).await;
     let deep = format!(r#"{{"model": "prompt-r1", "messages": {}"#, "[".repeat(100_000));

@@ -275,7 +275,7 @@ async fn which_large_model_is_asked() {
 }
 
 #[tokio::test]
-async fn what_is_refused_is_named() {
+async fn unsupported_fields_are_refused_by_name() {
     let upstream = Loopback::start().await;
     let server = Setup::relay().start(&upstream).await;
     let many = json!(["a", "b", "c", "d", "e"]);
@@ -313,7 +313,7 @@ async fn what_is_refused_is_named() {
 }
 
 #[tokio::test]
-async fn parameters_reach_whom_they_concern() {
+async fn parameters_go_to_the_policy_or_the_large_model() {
     let upstream = Loopback::start().await;
     let server = Setup::relay().start(&upstream).await;
     let fields = json!({"temperature": 0.5, "top_p": 0.9, "seed": 7, "user": "u",

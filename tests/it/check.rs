@@ -37,7 +37,7 @@ const EVAL: &str = "output = 'HERE/out'\narms = ['direct']\n\
     data = [{ kind = 'file', path = 'HERE/rows.jsonl' }]\nlocal_models.a.path = 'LARGE'\n";
 
 #[test]
-fn what_is_named_must_be_there() {
+fn check_reports_missing_files_and_models() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("rows.jsonl"), "{\"question\":\"q\",\"answer\":\"a\"}\n")
         .unwrap();

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use prompt_r1::engine::{Engine, GenerateEvent, GenerateRequest, Sampling};
 use prompt_r1::environment::{Environment, EnvironmentSetup, OpenEpisodesConfig};
-use prompt_r1::episode::{EpisodeRequest, Limits, Participants, Silent, run_episode};
+use prompt_r1::episode::{DiscardEvents, EpisodeRequest, Limits, Participants, run_episode};
 use prompt_r1::http::{EnvironmentApp, ServerConfig, environment_router, serve};
 use prompt_r1::large_model::{Call, LargeModelError, Reply, Scripted};
 use prompt_r1::policy::TokenPolicy;
@@ -128,7 +128,7 @@ async fn sample(engine: &dyn Engine, prompt: Vec<u32>, max_tokens: usize) -> (Ve
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_episode_does_not_depend_on_who_samples() {
+async fn an_episode_of_the_environment_equals_one_in_serving() {
     let engine = crate::tokens::native();
     let policy = TokenPolicy::new("policy", Arc::clone(&engine), text(), true);
     let (own, protocol) = (setup(), protocol());
@@ -136,7 +136,7 @@ async fn an_episode_does_not_depend_on_who_samples() {
         Participants { policy: &policy, large_model: &*own.large_model, protocol: &protocol };
     let mut request = EpisodeRequest::new(QUESTION, Sampling::GREEDY);
     request.limits = own.limits.clone();
-    let mut expected = run_episode(participants, &request, &mut Silent).await.unwrap();
+    let mut expected = run_episode(participants, &request, &mut DiscardEvents).await.unwrap();
     expected.trajectory.trace.end_with_action();
 
     let server = Server::start(setup(), OpenEpisodesConfig::default(), None).await;
@@ -231,7 +231,7 @@ async fn steps_that_cannot_be_taken_are_refused_and_the_episode_goes_on() {
         (json!({"ids": [1], "log_probs": [0.5]}), 400, "no log-probability"),
         (json!({"ids": [-1]}), 400, "invalid value"),
         (json!({"ids": [1], "turns": 1}), 400, "`turns` is not known"),
-        (json!({"ids": [1], "turn": 3}), 409, "turn 3 was given, but turn 0 is awaited"),
+        (json!({"ids": [1], "turn": 3}), 409, "turn 3 was sent, but turn 0 is expected"),
     ] {
         let (found, error) = server.step(&state, turn.clone()).await;
         assert_eq!(found, status, "{turn}: {error}");
@@ -262,7 +262,7 @@ async fn steps_that_cannot_be_taken_are_refused_and_the_episode_goes_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_not_the_policys_doing_has_no_reward() {
+async fn failures_that_are_not_the_policys_have_no_reward() {
     let broken = Scripted::new("m", |_: &Call| {
         Err(LargeModelError::Rejected { model: "m".into(), reason: "down".into() })
     });
@@ -287,7 +287,7 @@ async fn what_is_not_the_policys_doing_has_no_reward() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn so_many_episodes_are_held_and_no_more() {
+async fn resets_beyond_the_limit_are_refused() {
     let server =
         Server::start(setup(), OpenEpisodesConfig { max_open: 2, idle_ms: 600_000 }, Some("right"))
             .await;

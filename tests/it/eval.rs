@@ -342,7 +342,7 @@ async fn the_bundled_models_run_side_by_side() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_evaluated_is_said() {
+async fn unusable_data_and_arms_are_reported() {
     let data = |path: &str| format!("[[data]]\nkind = \"file\"\npath = \"FOLDER/{path}\"\n");
     let base = "schema_version = 1\noutput = \"FOLDER/out\"\narms = [\"direct\"]\n";
     for (config, code, reason) in [

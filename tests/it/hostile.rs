@@ -259,7 +259,13 @@ async fn no_body_costs_much_or_goes_unanswered() {
             400,
             "",
         ),
-        ("a number beyond all", CHAT, raw("\"temperature\":1e999999"), 400, "the body is no JSON"),
+        (
+            "a number beyond all",
+            CHAT,
+            raw("\"temperature\":1e999999"),
+            400,
+            "the body is not valid JSON",
+        ),
         ("the same field twice", CHAT, raw("\"n\":1,\"n\":1"), 400, "duplicate field"),
         (
             "many backslashes",
@@ -273,7 +279,7 @@ async fn no_body_costs_much_or_goes_unanswered() {
             CHAT,
             raw(&format!("\"user\":\"{long}")),
             400,
-            "the body is no JSON",
+            "the body is not valid JSON",
         ),
         ("nothing but space", CHAT, " ".repeat(9 * MEGABYTE), 400, "the body is empty"),
     ];

@@ -271,7 +271,7 @@ async fn a_gguf_file_by_its_name() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_could_not_be_read_is_not_downloaded() {
+async fn incomplete_repositories_are_refused_before_the_download() {
     const PART: &str = "big-00001-of-00002.gguf";
     let hub = Site::start(TOKEN).await;
     let mut bare = policy();
@@ -290,7 +290,7 @@ async fn what_could_not_be_read_is_not_downloaded() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_the_hub_has_not() {
+async fn unusable_repositories_are_reported() {
     let hub = Site::start(TOKEN).await;
     let without = |name: &str| {
         let mut left = policy();

@@ -266,7 +266,7 @@ async fn a_caller_that_leaves_closes_the_call() {
 }
 
 #[tokio::test]
-async fn another_model_steps_in() {
+async fn a_fallback_replies_when_the_first_model_fails() {
     let down = Loopback::answering(|_| Script::error(503, "busy")).await;
     let up = Loopback::start().await;
     let config = |url: String, fallbacks: &[&str]| -> LargeModelConfig {

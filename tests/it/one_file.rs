@@ -99,7 +99,7 @@ fn it_is_asked_on_both_engines_and_as_the_large_model() {
 
 /// As in the store of Ollama.
 #[test]
-fn a_name_without_an_extension_is_as_good() {
+fn a_gguf_file_needs_no_extension() {
     let folder = tempfile::tempdir().unwrap();
     let blob = folder.path().join("sha256-0123abcd");
     std::fs::rename(tiny(folder.path()), &blob).unwrap();

@@ -15,7 +15,7 @@ fn setup() -> Setup {
 }
 
 #[tokio::test]
-async fn both_ways_byte_for_byte() {
+async fn requests_and_responses_pass_through_unchanged() {
     let upstream = Loopback::start().await;
     let mut setup = setup();
     setup.endpoint = json!({"api_key_env": "TEST_KEY"});
@@ -120,7 +120,7 @@ async fn chunks_come_as_they_are_sent() {
 }
 
 #[tokio::test]
-async fn a_length_that_is_none_cuts_nothing_off() {
+async fn a_wrong_content_length_is_not_passed_on() {
     let upstream = Loopback::start().await;
     let server = setup().start(&upstream).await;
     upstream.then(Script::events(["{\"a\": 1}"]).header("content-length", "3"));
@@ -234,7 +234,7 @@ async fn every_other_route_by_any_method() {
 }
 
 #[tokio::test]
-async fn our_own_models_are_not_elsewhere() {
+async fn the_loops_models_are_not_passed_through() {
     let upstream = Loopback::start().await;
     let server = setup().start(&upstream).await;
     for path in ["/v1/embeddings", "/v1/completions", "/v1/images/generations"] {

@@ -11,7 +11,9 @@ use prompt_r1::engine::native::NativeEngine;
 use prompt_r1::engine::{
     Engine, EngineError, GenerateEvent, GenerateRequest, Sampling, StopReason,
 };
-use prompt_r1::episode::{Episode, EpisodeRequest, GivenTurn, Participants, Silent, run_episode};
+use prompt_r1::episode::{
+    DiscardEvents, Episode, EpisodeRequest, GivenTurn, Participants, run_episode,
+};
 use prompt_r1::hint::Hint;
 use prompt_r1::large_model::{Reply, Scripted};
 use prompt_r1::model::{Batch, Model, Selection, Spec, Weights};
@@ -135,7 +137,7 @@ async fn episode_behind(engine: Arc<dyn Engine>, seed: u64, turns: Vec<GivenTurn
     let mut request = EpisodeRequest::new(QUESTION, sampling);
     request.limits.fallback = false;
     request.turns = turns;
-    run_episode(participants, &request, &mut Silent).await.unwrap()
+    run_episode(participants, &request, &mut DiscardEvents).await.unwrap()
 }
 
 /// The trace is the sampled turns and the given observations, and nothing else.
@@ -218,7 +220,7 @@ async fn every_token_has_its_text() {
 
 /// Concurrent requests of different lengths, some with a cached prefix.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_crowd_samples_what_each_does_alone() {
+async fn concurrent_requests_sample_the_same_tokens_as_single_ones() {
     let (alone, engine) = (native(), mistralrs().await);
     for round in 0..2 {
         let seeds = round * 8..round * 8 + 8;

@@ -199,7 +199,7 @@ async fn failures_in_a_stream_are_reported() {
 }
 
 #[tokio::test]
-async fn what_is_refused_is_named() {
+async fn unsupported_fields_are_refused_by_name() {
     let upstream = Loopback::start().await;
     let server = Setup::relay().start(&upstream).await;
     let image = json!([{"role": "user", "content": [{"type": "input_image", "file_id": "x"}]}]);

@@ -99,7 +99,7 @@ async fn every_series_that_is_watched_is_there() {
 
 /// The server refuses non-loopback addresses while there are no keys.
 #[test]
-fn what_is_started_for_others_starts_without_keys() {
+fn shipped_configurations_allow_no_keys() {
     let chart = read("helm/prompt-r1/values.yaml");
     let lines = chart.lines().skip_while(|line| *line != "config: |").skip(1);
     let lines = lines.take_while(|line| line.is_empty() || line.starts_with("  "));

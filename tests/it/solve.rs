@@ -319,7 +319,7 @@ async fn long_questions() {
 }
 
 #[tokio::test]
-async fn what_is_too_much_at_one_time() {
+async fn requests_beyond_the_queue_are_rejected() {
     let gate = Gate::default();
     let upstream = Loopback::start().await;
     let mut setup = Setup::relay();

@@ -10,7 +10,7 @@ use prompt_r1::engine::tokens::config::Dialect;
 use prompt_r1::engine::{
     Engine, EngineError, GenerateEvent, GenerateRequest, Sampling, StopReason,
 };
-use prompt_r1::episode::{Episode, EpisodeRequest, Participants, Silent, run_episode};
+use prompt_r1::episode::{DiscardEvents, Episode, EpisodeRequest, Participants, run_episode};
 use prompt_r1::large_model::{Reply, Scripted};
 use prompt_r1::policy::TokenPolicy;
 use prompt_r1::protocol::Protocol;
@@ -79,7 +79,7 @@ async fn episode(engine: Arc<dyn Engine>, question: &str) -> Episode {
         Participants { policy: &policy, large_model: &large_model, protocol: &protocol };
     let mut request = EpisodeRequest::new(question, Sampling::GREEDY);
     request.limits.fallback = false;
-    run_episode(participants, &request, &mut Silent).await.unwrap()
+    run_episode(participants, &request, &mut DiscardEvents).await.unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -247,7 +247,7 @@ async fn slow_and_silent_servers_are_left() {
     let engine = connected(&server, Dialect::LlamaCpp, more).await;
     server.then(reply.cut(400, Cut::Stall));
     let error = failed(&engine).await;
-    assert!(error.contains("nothing came from it for 1000 ms"), "{error}");
+    assert!(error.contains("it sent nothing for 1000 ms"), "{error}");
     server.wait_for_disconnects(2).await;
 }
 
@@ -294,7 +294,7 @@ async fn replies_that_cannot_be_used_are_refused_with_the_reason() {
     }
     settle(&engine).await;
     server.then(Script::events(["no JSON"]));
-    assert!(failed(&engine).await.contains("an event of its reply is no JSON"));
+    assert!(failed(&engine).await.contains("an event of its reply is not valid JSON"));
     settle(&engine).await;
     let endless = Script::endless("text/event-stream", &"x".repeat(1 << 20));
     server.then(endless);

@@ -14,7 +14,7 @@ use crate::config::{Config, EvalConfig, PolicyEngine};
 use crate::engine::tokens::{LoadMeter, TokensEngine};
 use crate::eval::EvalError;
 use crate::eval::arms::{
-    Arm, ArmSpec, Brief, Method, PLACEHOLDER, PolicyArm, PolicySetup, Prompt, PromptArm,
+    Arm, ArmSpec, BriefSources, Method, PLACEHOLDER, PolicyArm, PolicySetup, Prompt, PromptArm,
 };
 use crate::eval::config::SearchConfig;
 use crate::eval::data::{Question, Questions, overlap_warning};
@@ -23,7 +23,7 @@ use crate::eval::run::{self, Outcomes};
 use crate::eval::score::{Scorer, SentenceEncoder, is_used};
 use crate::eval::search::{ResultFile, Search, SearchResult, training_questions};
 use crate::judge::Judge;
-use crate::large_model::{Cached, LargeModel, LargeModels, Prices};
+use crate::large_model::{CachedModel, LargeModel, LargeModels, Prices};
 use crate::model::SentenceModel;
 use crate::policy::{Policy, ProgramPolicy, RemotePolicy};
 use crate::protocol::Protocol;
@@ -33,7 +33,7 @@ use crate::task::Task;
 const CACHED_REPLIES: usize = 1_000_000;
 
 /// A large model, and everything its replies depend on.
-type Known = (Arc<dyn LargeModel>, String);
+type IdentifiedModel = (Arc<dyn LargeModel>, String);
 
 /// An arm, or a placeholder for the one whose prompt must be searched first.
 type Pending = Option<Arc<dyn Arm>>;
@@ -51,10 +51,10 @@ pub(super) struct Setup<'a> {
     server: Config,
     models: Arc<LargeModels>,
     /// The models used so far: each has one cache.
-    known: HashMap<String, Known>,
+    known: HashMap<String, IdentifiedModel>,
     search: Option<&'a SearchConfig>,
     /// The data sets in which a short answer is requested.
-    brief: Brief,
+    brief: BriefSources,
     /// The servers that sample the policy's tokens, if it has some.
     servers: Option<Arc<TokensEngine>>,
 }
@@ -88,7 +88,7 @@ impl<'a> Setup<'a> {
     }
 
     /// A large model by name; by default the one that is evaluated.
-    fn model(&mut self, name: Option<&str>) -> anyhow::Result<Known> {
+    fn model(&mut self, name: Option<&str>) -> anyhow::Result<IdentifiedModel> {
         let name = name.unwrap_or(self.server.default_large_model()).to_owned();
         if let Some(known) = self.known.get(&name) {
             return Ok(known.clone());
@@ -102,7 +102,9 @@ impl<'a> Setup<'a> {
         let is_endpoint = self.server.large_models.contains_key(&name);
         let model: Arc<dyn LargeModel> = if self.config.cache && is_endpoint {
             let file = self.config.output.join(self.replies(&name));
-            Arc::new(Cached::persistent(model, CACHED_REPLIES, &file)?.billing_repeats())
+            Arc::new(
+                CachedModel::persistent(model, CACHED_REPLIES, &file)?.billing_cached_replies(),
+            )
         } else {
             model
         };
@@ -249,7 +251,7 @@ impl<'a> Setup<'a> {
         spec: &ArmSpec,
         prompt: Prompt,
         samples: usize,
-        model: Known,
+        model: IdentifiedModel,
     ) -> Arc<dyn Arm> {
         let deadline = self.config.episode.deadline();
         let (model, identity) = model;
@@ -273,7 +275,7 @@ impl<'a> Setup<'a> {
     }
 
     /// The large model as the policy.
-    fn self_policy(&self, (model, identity): &Known) -> Result<ArmPolicy, Failure> {
+    fn self_policy(&self, (model, identity): &IdentifiedModel) -> Result<ArmPolicy, Failure> {
         let policy = Arc::new(RemotePolicy::new(Arc::clone(model)));
         self.untrained(policy, format!("self {identity}"))
     }
@@ -304,7 +306,7 @@ impl<'a> Setup<'a> {
         &self,
         spec: &'b ArmSpec,
         policy: &'b ArmPolicy,
-        large_model: &'b Known,
+        large_model: &'b IdentifiedModel,
     ) -> PolicySetup<'b> {
         PolicySetup {
             name: &spec.name,
@@ -335,7 +337,7 @@ impl<'a> Setup<'a> {
         let brief = brief_among(self.config, training);
         let mut start = Vec::new();
         for prompt in [
-            Prompt::direct(&Brief::default()),
+            Prompt::direct(&BriefSources::default()),
             Prompt::direct(&brief),
             Prompt::chain_of_thought(&brief),
         ] {
@@ -415,8 +417,8 @@ impl<'a> Setup<'a> {
 }
 
 /// The data sets of `questions` in which a short answer is requested.
-fn brief_among(config: &EvalConfig, questions: &[Question]) -> Brief {
-    let brief = Brief::among(questions);
+fn brief_among(config: &EvalConfig, questions: &[Question]) -> BriefSources {
+    let brief = BriefSources::among(questions);
     if config.brief { brief } else { brief.never() }
 }
 

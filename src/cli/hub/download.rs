@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 use super::{HubError, explain, unreachable};
 
 /// The time-out for a stalled download.
-const STALL: Duration = Duration::from_secs(60);
+const STALL_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Downloads the file `name` of `model` into `folder`, which is that of its revision in the cache.
 pub(super) async fn download(
@@ -23,11 +23,11 @@ pub(super) async fn download(
     name: &str,
     folder: &Path,
 ) -> Result<(), HubError> {
-    let shown = Shown(ProgressBar::new(0));
+    let shown = DownloadProgress(ProgressBar::new(0));
     let mut fetched = pin!(repo.download_with_progress(name, shown.clone()));
     let mut before = None;
     loop {
-        if let Ok(fetched) = tokio::time::timeout(STALL, &mut fetched).await {
+        if let Ok(fetched) = tokio::time::timeout(STALL_TIMEOUT, &mut fetched).await {
             let fetched = match fetched {
                 // A range request for the first byte of an empty file would fail.
                 Err(ApiError::RequestError(error))
@@ -38,7 +38,7 @@ pub(super) async fn download(
                 fetched => fetched.map(|_| ()),
             };
             fetched.map_err(|error| explain(model, error))?;
-            check_place(folder, name).map_err(|error| {
+            check_location(folder, name).map_err(|error| {
                 let reason = format!("the hub sent `{name}` of `{model}` to another place");
                 HubError::Refused(error.context(reason))
             })?;
@@ -52,7 +52,7 @@ pub(super) async fn download(
         if before.replace(now) == Some(now) {
             return Err(unreachable(
                 model,
-                anyhow::anyhow!("`{name}` does not arrive any further"),
+                anyhow::anyhow!("the download of `{name}` has stalled"),
             ));
         }
     }
@@ -60,7 +60,7 @@ pub(super) async fn download(
 
 /// Fails unless a file that arrived lies in `folder`, and its content in the cache of the same
 /// repository: the client takes both places from headers of the response.
-fn check_place(folder: &Path, name: &str) -> anyhow::Result<()> {
+fn check_location(folder: &Path, name: &str) -> anyhow::Result<()> {
     let repository = folder.ancestors().nth(2).unwrap_or(folder).canonicalize()?;
     let (path, found) = (folder.join(name), folder.join(name).canonicalize());
     let found = found.with_context(|| format!("there is no `{}`", path.display()))?;
@@ -96,9 +96,9 @@ fn make_empty(path: &Path) -> Result<(), ApiError> {
 
 /// A progress bar on a terminal, and nothing elsewhere; counts in both cases.
 #[derive(Clone)]
-struct Shown(ProgressBar);
+struct DownloadProgress(ProgressBar);
 
-impl Progress for Shown {
+impl Progress for DownloadProgress {
     async fn init(&mut self, size: usize, name: &str) {
         let style = "{msg} {bar:30} {bytes}/{total_bytes} {bytes_per_sec} left {eta}";
         if let Ok(style) = ProgressStyle::with_template(style) {
@@ -128,12 +128,12 @@ mod tests {
         let repository = home.path().join("models--a--b");
         let folder = repository.join("snapshots").join("0f");
         std::fs::create_dir_all(&folder).unwrap();
-        assert!(check_place(&folder, "config.json").is_err(), "it is absent");
+        assert!(check_location(&folder, "config.json").is_err(), "it is absent");
         std::fs::write(folder.join("config.json"), "{}").unwrap();
-        check_place(&folder, "config.json").unwrap();
+        check_location(&folder, "config.json").unwrap();
         std::fs::write(home.path().join("victim"), "").unwrap();
         #[cfg(unix)]
         std::os::unix::fs::symlink(home.path().join("victim"), folder.join("x.json")).unwrap();
-        assert!(check_place(&folder, "x.json").is_err(), "it is elsewhere");
+        assert!(check_location(&folder, "x.json").is_err(), "it is elsewhere");
     }
 }

@@ -122,9 +122,10 @@ fn parts_of(file: &str) -> Option<u32> {
 
 /// The first of many names, each in the form of a command-line argument.
 fn listed(id: &str, names: &[&str]) -> String {
-    const SHOWN: usize = 8;
-    let shown: Vec<_> = names.iter().take(SHOWN).map(|name| format!("`{id}:{name}`")).collect();
-    let more = if names.len() > SHOWN { " and others" } else { "" };
+    const MAX_SHOWN_FILES: usize = 8;
+    let shown: Vec<_> =
+        names.iter().take(MAX_SHOWN_FILES).map(|name| format!("`{id}:{name}`")).collect();
+    let more = if names.len() > MAX_SHOWN_FILES { " and others" } else { "" };
     shown.join(", ") + more
 }
 

@@ -29,7 +29,7 @@ pub(super) fn read(path: &Path, file: File, rows: &mut dyn Sink) -> Result<(), D
     for (at, name) in columns.iter().enumerate() {
         if columns[..at].contains(name) && rows.wants(name) {
             let column = (*name).to_owned();
-            return Err(DatasetError::DoubleColumn { path: path.to_owned(), column });
+            return Err(DatasetError::DuplicateColumn { path: path.to_owned(), column });
         }
     }
     pages::check(path, pages, reader.metadata(), rows)?;

@@ -144,7 +144,7 @@ fn options_that_are_not_understood_are_refused_by_name() {
         ),
         (
             json!({"question": "q", "options": "a ) 38 , b ) 27", "correct": "a"}),
-            "its `options` is no list of up to 26 texts",
+            "its `options` is not a list of up to 26 texts",
         ),
         (
             json!({"question": "q", "opa": "x", "opb": "y", "cop": 1}),

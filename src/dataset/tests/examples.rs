@@ -20,7 +20,7 @@ fn turns(row: &serde_json::Value) -> Vec<(String, String, bool)> {
     match examples(row) {
         Ok(Example::Chat(turns)) => turns
             .into_iter()
-            .map(|turn| (turn.role.to_string(), turn.content, turn.is_learnt))
+            .map(|turn| (turn.role.to_string(), turn.content, turn.has_loss))
             .collect(),
         other => panic!("{row}: {other:?}"),
     }
@@ -214,7 +214,7 @@ fn an_empty_message_that_is_not_learnt_is_context() {
     let user = json!({"role": "user", "content": "a"});
     let empty = json!({"role": "assistant", "content": "", "weight": 0});
     let row = json!({"messages": [user, empty, user, {"role": "assistant", "content": "b"}]});
-    let learnt: Vec<bool> = turns(&row).into_iter().map(|(_, _, is_learnt)| is_learnt).collect();
+    let learnt: Vec<bool> = turns(&row).into_iter().map(|(_, _, has_loss)| has_loss).collect();
     assert_eq!(learnt, [false, false, false, true]);
 }
 
@@ -295,7 +295,7 @@ fn recorded_episodes_are_learnt_as_the_policy_saw_them() {
     };
     for (given, repeated) in [(false, false), (true, false), (false, true), (true, true)] {
         let Ok(Example::Episode(shown)) = record("stop", given, false, repeated) else { panic!() };
-        let flags = shown.turns.iter().map(|turn| (turn.is_learnt, turn.is_repeated));
+        let flags = shown.turns.iter().map(|turn| (turn.has_loss, turn.is_repeated));
         assert_eq!(flags.collect::<Vec<_>>(), [(!given, repeated), (true, false)]);
     }
     let in_part = record("stop", false, true, false).unwrap_err();

@@ -452,6 +452,6 @@ fn nested_lists_are_bounded() {
     assert_eq!(deep(64), Ok(vec!["a".to_owned()]));
     for depth in [65, 20_000] {
         let reason = deep(depth).unwrap_err();
-        assert_eq!(reason, "it has more than 64 lists or objects in one another");
+        assert_eq!(reason, "it has more than 64 nested lists or objects");
     }
 }

@@ -115,7 +115,7 @@ fn a_row_that_is_no_task_is_rejected_by_line_and_reason() {
             r#"{"question": "Why?", "answers": [{"words": "b"}]}"#,
             "its `answers` is an object of no known form",
         ),
-        (r#"{"prompt": 4, "answer": "b"}"#, "its `prompt` is no list of messages"),
+        (r#"{"prompt": 4, "answer": "b"}"#, "its `prompt` is not a list of messages"),
         (
             r#"{"prompt": [{"role": "system", "content": "x"}], "answer": "b"}"#,
             "its `prompt` has no message of role `user`",
@@ -224,7 +224,7 @@ fn the_same_question_is_found_within_and_between_sets() {
     };
     let train = tasks(&["Who was Ana?", "Why?", "who  was “Ana”", "WHO WAS ANA", "?", "!"]);
     let ids = |pairs: Vec<SameQuestion<'_>>| -> Vec<(String, String)> {
-        pairs.iter().map(|pair| (pair.first.id.clone(), pair.again.id.clone())).collect()
+        pairs.iter().map(|pair| (pair.first.id.clone(), pair.duplicate.id.clone())).collect()
     };
     let same = |pairs: &[(&str, &str)]| -> Vec<(String, String)> {
         pairs.iter().map(|(a, b)| ((*a).into(), (*b).into())).collect()

@@ -13,7 +13,9 @@ fn read_as<T>(
             let form = form.map_or(String::new(), |(form, _)| form.to_string());
             (form, format!("{} of {}: {}", summary.used, summary.rows, show(&rows)))
         }
-        Err(DatasetError::NoTask { summary, .. } | DatasetError::ManyRejected { summary, .. }) => {
+        Err(
+            DatasetError::NoTask { summary, .. } | DatasetError::TooManyRejected { summary, .. },
+        ) => {
             let reason = match summary.first_rejected.first() {
                 Some(rejected) => rejected.reason.clone(),
                 None => summary.skipped.keys().map(|why| (*why).to_owned()).collect(),

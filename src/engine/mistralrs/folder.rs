@@ -6,7 +6,7 @@ use candle_core::safetensors::MmapedSafetensors;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::unread::{check_config, check_gguf};
+use super::unsupported::{check_config, check_gguf};
 use crate::engine::EngineError;
 use crate::gguf::Gguf;
 use crate::hint::{Hint, Reason};

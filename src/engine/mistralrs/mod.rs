@@ -25,13 +25,13 @@ use crate::trajectory::SampledToken;
 mod folder;
 mod hook;
 mod prefix_budget;
-mod unread;
+mod unsupported;
 
 use folder::ModelFiles;
 pub use folder::check_weights;
 use hook::SamplingHook;
 use prefix_budget::PrefixBudget;
-pub use unread::check_settings;
+pub use unsupported::check_settings;
 
 /// Sequences whose prefixes mistral.rs may cache on a GPU; on a CPU it has no such bound.
 const PREFIXES: usize = 16;

@@ -19,7 +19,7 @@ use crate::model::weights::Weights;
 const TOKENS_PER_THREAD: usize = 4;
 
 /// The least number of tokens that waiting for another sequence's prompt must save.
-const WORTH_WAITING: usize = 16;
+const MIN_SHARED_TOKENS: usize = 16;
 
 /// All sequences in flight.
 #[derive(Debug)]
@@ -29,7 +29,7 @@ pub(super) struct RunningBatch<D: Decode> {
     prefill_tokens: usize,
     /// In order of arrival.
     sequences: Vec<Sequence<D::Cache>>,
-    finished: PrefixCache<D::Cache>,
+    prefix_cache: PrefixCache<D::Cache>,
     /// One a thread.
     scratches: Vec<D::Scratch>,
     pub counters: Arc<Counters>,
@@ -42,7 +42,7 @@ impl<D: Decode> RunningBatch<D> {
             max_batch: config.max_batch.max(1),
             prefill_tokens: config.prefill_tokens.max(1),
             sequences: Vec::new(),
-            finished: PrefixCache::new(config.cache_tokens),
+            prefix_cache: PrefixCache::new(config.cache_tokens),
             scratches: Vec::new(),
             counters,
         }
@@ -64,7 +64,7 @@ impl<D: Decode> RunningBatch<D> {
     /// Replaces the weights: everything computed with the old ones is recomputed.
     pub fn set_weights(&mut self, weights: &Weights) -> Result<(), ModelError> {
         self.decoder = self.decoder.with_weights(weights)?;
-        self.finished.clear();
+        self.prefix_cache.clear();
         self.sequences.iter_mut().for_each(Sequence::restart);
         Ok(())
     }
@@ -74,7 +74,7 @@ impl<D: Decode> RunningBatch<D> {
         for sequence in self.sequences.drain(..) {
             sequence.fail(reason);
         }
-        self.finished.clear();
+        self.prefix_cache.clear();
         self.scratches.clear();
     }
 
@@ -98,7 +98,7 @@ impl<D: Decode> RunningBatch<D> {
     /// Removes the sequences that are `over` and caches what was computed of them.
     fn retire(&mut self, over: impl Fn(&mut Sequence<D::Cache>) -> bool) {
         for sequence in self.sequences.extract_if(.., |sequence| over(sequence)) {
-            self.finished.insert(sequence.adapter, sequence.ids, sequence.cache);
+            self.prefix_cache.insert(sequence.adapter, sequence.ids, sequence.cache);
         }
     }
 
@@ -118,13 +118,13 @@ impl<D: Decode> RunningBatch<D> {
                 source = Some(other);
             }
         }
-        let finished = self.finished.longest(sequence.adapter, wanted);
+        let finished = self.prefix_cache.longest(sequence.adapter, wanted);
         let (entry, kept) = finished.unwrap_or_default();
-        if coming >= ready.max(kept) + WORTH_WAITING {
+        if coming >= ready.max(kept) + MIN_SHARED_TOKENS {
             return;
         }
         let cache = if kept > ready {
-            self.finished.take(entry, kept)
+            self.prefix_cache.take(entry, kept)
         } else {
             source.map_or_else(D::Cache::default, |source| source.cache.prefix(ready))
         };
@@ -157,7 +157,7 @@ impl<D: Decode> RunningBatch<D> {
         let mut is_stuck = false;
         for sequence in self.sequences.iter_mut().filter(|sequence| sequence.due > 0) {
             while !self.decoder.reserve(&mut sequence.cache, sequence.due) {
-                if !self.finished.evict() {
+                if !self.prefix_cache.evict() {
                     sequence.due = 0;
                     is_stuck = true;
                     break;

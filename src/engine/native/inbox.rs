@@ -12,7 +12,7 @@ use crate::model::weights::Weights;
 #[derive(Debug)]
 pub(super) struct Submission {
     pub request: GenerateRequest,
-    /// The adapter that it is computed with, by its place among the engine's.
+    /// The adapter that it is computed with, by its index among the engine's.
     pub adapter: Option<usize>,
     pub events: UnboundedSender<GenerateEvent>,
 }

@@ -6,7 +6,7 @@ use reqwest::Url;
 use serde::{Deserialize, Serialize};
 
 use crate::hint::Reason;
-use crate::outbound::client::{Unusable, parse_url};
+use crate::outbound::client::{InvalidSetting, parse_url};
 use crate::outbound::config::{RetryConfig, TimeoutConfig};
 use crate::sampling::Sampling;
 
@@ -167,8 +167,8 @@ impl TokensConfig {
     ///
     /// # Errors
     /// Names the first value that cannot be used.
-    pub fn validate(&self) -> Result<Vec<Url>, Unusable> {
-        let wrong = |key, value: String, reason: &str, hint| Unusable {
+    pub fn validate(&self) -> Result<Vec<Url>, InvalidSetting> {
+        let wrong = |key, value: String, reason: &str, hint| InvalidSetting {
             key,
             value,
             reason: reason.to_owned(),
@@ -213,13 +213,13 @@ impl TokensConfig {
             let is_bare = matches!(url.path(), "" | "/");
             if url.path().trim_end_matches('/').ends_with("/v1") {
                 let hint = "leave `/v1` out: the dialect knows its paths";
-                return Err(Unusable::url(server, "it names a path of the API", hint));
+                return Err(InvalidSetting::url(server, "it names a path of the API", hint));
             }
             if !is_bare && !url.path().ends_with('/') {
                 url.set_path(&format!("{}/", url.path()));
             }
             if urls.contains(&url) {
-                return Err(Unusable::url(
+                return Err(InvalidSetting::url(
                     server,
                     "it stands there twice",
                     "name each server once",

@@ -35,8 +35,8 @@ impl Identity<'_> {
         let is_llama_cpp = first["owned_by"] == "llamacpp";
         if !is_llama_cpp && self.config.dialect == Dialect::LlamaCpp {
             return Err(server
-                .broken(reason!("it is no llama.cpp server"; hint: "check `dialect`"))
-                .lasting());
+                .broken(reason!("it is not a llama.cpp server"; hint: "check `dialect`"))
+                .permanent());
         }
         let size = |value: &Value| value.as_u64().map(|size| size as usize);
         let mut context = size(&first["max_model_len"]);
@@ -121,7 +121,7 @@ impl Identity<'_> {
     ) -> Result<String, RequestFailure> {
         let body = detokenize(ids, self.config.model.as_deref());
         let reply = server.json("detokenize", Some(&body), until).await;
-        let reply = reply.map_err(|failure| match failure.is_servers {
+        let reply = reply.map_err(|failure| match failure.is_server_fault {
             true => uncompared(failure),
             false => server.other_model(format!(
                 "it refuses ids of the policy's vocabulary: {}",
@@ -129,7 +129,7 @@ impl Identity<'_> {
             )),
         })?;
         let text = detokenized(&reply).map(str::to_owned);
-        text.ok_or_else(|| server.broken("its answer to `/detokenize` has no text").lasting())
+        text.ok_or_else(|| server.broken("its answer to `/detokenize` has no text").permanent())
     }
 
     /// The rendered conversation as text.
@@ -197,7 +197,7 @@ fn messages() -> Vec<Value> {
 
 /// A failure to compare. A server that cannot be compared is not used.
 fn uncompared(mut failure: RequestFailure) -> RequestFailure {
-    if let (true, EngineError::Server { reason, .. }) = (failure.is_lasting, &mut failure.error) {
+    if let (true, EngineError::Server { reason, .. }) = (failure.is_permanent, &mut failure.error) {
         let hint = "`check` says what is compared before the first token";
         reason.hint.get_or_insert(hint.into());
     }

@@ -18,7 +18,7 @@ pub struct Utilisation {
     /// The mean share of the time in which a server was busy.
     pub mean: f64,
     /// The share of the least busy server.
-    pub least: f64,
+    pub min: f64,
     /// Requests that failed.
     pub failures: u64,
 }
@@ -39,7 +39,7 @@ impl LoadMeter {
             pairs().map(|(used, before)| (used.busy - before.busy).as_secs_f64() / time).collect();
         let failures: u64 = pairs().map(|(used, before)| used.failures - before.failures).sum();
         let mean = shares.iter().sum::<f64>() / shares.len().max(1) as f64;
-        let least = shares.iter().copied().fold(1.0, f64::min);
+        let min = shares.iter().copied().fold(1.0, f64::min);
         for (used, share) in used.iter().zip(&shares) {
             tracing::info!(
                 server = used.server,
@@ -51,6 +51,6 @@ impl LoadMeter {
             );
         }
         (self.since, self.before) = (now, used);
-        Utilisation { mean, least, failures }
+        Utilisation { mean, min, failures }
     }
 }

@@ -27,7 +27,7 @@ use self::server::{RequestFailure, TokenServer};
 use self::stream::Reading;
 use super::{Engine, EngineError, GenerateEvent, GenerateRequest, StopReason};
 use crate::hint::Hint;
-use crate::outbound::client::{KeyLookup, Unusable};
+use crate::outbound::client::{InvalidSetting, KeyLookup};
 use crate::outbound::retry::{Advice, retrying};
 use crate::tokenization::{ChatTokenizer, Fingerprint, TokenizerError};
 
@@ -35,7 +35,7 @@ pub use self::load_meter::{LoadMeter, Utilisation};
 pub use self::pool::ServerUse;
 
 /// How long a comparison of a server is valid.
-const COMPARED_FOR: Duration = Duration::from_secs(60);
+const COMPARISON_TTL: Duration = Duration::from_secs(60);
 /// The time-out of the readiness check.
 const READY: Duration = Duration::from_secs(5);
 
@@ -64,7 +64,7 @@ struct Shared {
 pub enum TokensError {
     /// A setting that cannot be used.
     #[error("cannot use `policy.tokens.{}` = `{}`: {}", .0.key, .0.value, .0.reason)]
-    Setting(Unusable),
+    Setting(InvalidSetting),
     /// The policy's tokenizer or chat template fails.
     #[error(transparent)]
     Tokenizer(#[from] TokenizerError),
@@ -122,7 +122,7 @@ impl TokensEngine {
         let until = Instant::now() + READY;
         let compared = self.shared.servers.iter().map(|server| self.shared.compare(server, until));
         for failure in join_all(compared).await.into_iter().filter_map(Result::err) {
-            if failure.is_lasting {
+            if failure.is_permanent {
                 return Err(failure.error);
             }
             tracing::warn!(
@@ -190,7 +190,7 @@ impl Shared {
             let served = self.ask(server, request, log_probs, until, &mut reading).await;
             match &served {
                 Ok(_) => place.served(&request.prompt, &reading.sampled),
-                Err(failure) if failure.is_servers => {
+                Err(failure) if failure.is_server_fault => {
                     tracing::warn!(
                         error = failure.error.explained(),
                         "a token server failed a request"
@@ -235,7 +235,7 @@ impl Shared {
     fn advised(&self, failure: RequestFailure, has_tokens: bool) -> RequestFailure {
         match &failure.error {
             _ if has_tokens => failure.after_tokens(),
-            EngineError::OtherModel { .. } if self.servers.len() > 1 => failure.worth_another(),
+            EngineError::OtherModel { .. } if self.servers.len() > 1 => failure.retryable(),
             _ => failure,
         }
     }
@@ -243,7 +243,7 @@ impl Shared {
     /// Checks that a server has the policy's model, unless that was done recently.
     async fn compare(&self, server: &TokenServer, until: Instant) -> Result<(), RequestFailure> {
         let mut compared = server.compared.lock().await;
-        if compared.is_some_and(|at| at.elapsed() < COMPARED_FOR) {
+        if compared.is_some_and(|at| at.elapsed() < COMPARISON_TTL) {
             return Ok(());
         }
         let identity = Identity { config: &self.config, text: &self.text, own: &self.own };
@@ -261,7 +261,7 @@ impl Shared {
     fn refused(&self, refused: &NoServer) -> RequestFailure {
         let (error, advice) = match refused {
             NoServer::QueueFull => (EngineError::Overloaded, Advice::GiveUp),
-            NoServer::TooLate => {
+            NoServer::TimedOut => {
                 let millis = self.config.timeouts.total_ms;
                 let reason = format!("no token server was free within {millis} ms");
                 (EngineError::Stopped(reason), Advice::GiveUp)

@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 /// began after that pause.
 const PAUSE: Duration = Duration::from_millis(500);
 /// The longest pause.
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+const MAX_PAUSE: Duration = Duration::from_secs(30);
 /// Sequences that are remembered for routing.
 const REMEMBERED: usize = 8_192;
 
@@ -67,7 +67,7 @@ pub(super) enum NoServer {
     /// The queue is full.
     QueueFull,
     /// No slot became free in time.
-    TooLate,
+    TimedOut,
     /// All servers failed recently. The first is retried after this time.
     AllDown(Duration),
 }
@@ -118,7 +118,7 @@ impl ServerPool {
                 return found;
             }
             if tokio::time::timeout_at(until.into(), freed).await.is_err() {
-                return Err(NoServer::TooLate);
+                return Err(NoServer::TimedOut);
             }
         }
     }
@@ -214,9 +214,9 @@ impl ServerSlot {
             let growing = PAUSE * 2_u32.saturating_pow(load.failures.min(10));
             load.failures += 1;
             load.paused_at = Some(now);
-            load.down_until = Some(now + pause.unwrap_or(growing).min(LONGEST_PAUSE));
+            load.down_until = Some(now + pause.unwrap_or(growing).min(MAX_PAUSE));
         } else if let Some(pause) = pause {
-            load.down_until = load.down_until.max(Some(now + pause.min(LONGEST_PAUSE)));
+            load.down_until = load.down_until.max(Some(now + pause.min(MAX_PAUSE)));
         }
         drop(state);
         // Requests that wait for this server must choose again.
@@ -307,7 +307,7 @@ mod tests {
     async fn who_waits_gets_the_place_that_is_freed() {
         let pool = pool(1, 1);
         let slot = pool.slot(&[1], soon()).await.unwrap();
-        assert_eq!(pool.slot(&[1], soon()).await.unwrap_err(), NoServer::TooLate);
+        assert_eq!(pool.slot(&[1], soon()).await.unwrap_err(), NoServer::TimedOut);
         let waiting = tokio::spawn({
             let pool = Arc::clone(&pool);
             async move { pool.slot(&[1], Instant::now() + Duration::from_secs(20)).await }

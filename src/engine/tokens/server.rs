@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::config::TokensConfig;
 use crate::engine::EngineError;
 use crate::hint::Reason;
-use crate::outbound::client::{KeyLookup, Unusable, bearer, build_client};
+use crate::outbound::client::{InvalidSetting, KeyLookup, bearer, build_client};
 use crate::outbound::config::TimeoutConfig;
 use crate::outbound::redact::Redactor;
 use crate::outbound::retry::{Advice, Retryable};
@@ -18,9 +18,9 @@ use crate::outbound::retry_after::retry_after;
 use crate::outbound::wire::{CLOSED_UNSERVED, library_causes};
 
 /// Bytes of a reply that is read as a whole.
-const WHOLE: usize = 1 << 20;
+const MAX_REPLY_BYTES: usize = 1 << 20;
 /// Characters of a server's own message that are kept.
-const MESSAGE: usize = 400;
+const MAX_MESSAGE_CHARS: usize = 400;
 
 /// One server.
 #[derive(Debug)]
@@ -39,9 +39,9 @@ pub(super) struct RequestFailure {
     pub(super) error: EngineError,
     pub(super) advice: Advice,
     /// Whether the server is at fault, and not the request.
-    pub(super) is_servers: bool,
+    pub(super) is_server_fault: bool,
     /// Whether it will fail again until someone changes something.
-    pub(super) is_lasting: bool,
+    pub(super) is_permanent: bool,
 }
 
 impl Retryable for RequestFailure {
@@ -53,16 +53,16 @@ impl Retryable for RequestFailure {
 impl RequestFailure {
     /// The request is at fault.
     pub(super) fn of_request(error: EngineError) -> Self {
-        Self { error, advice: Advice::GiveUp, is_servers: false, is_lasting: true }
+        Self { error, advice: Advice::GiveUp, is_server_fault: false, is_permanent: true }
     }
 
     /// The same for a lasting failure.
-    pub(super) fn lasting(self) -> Self {
-        Self { is_lasting: true, ..self }
+    pub(super) fn permanent(self) -> Self {
+        Self { is_permanent: true, ..self }
     }
 
     /// The same for a failure that a retry, here or at another server, may not have.
-    pub(super) fn worth_another(self) -> Self {
+    pub(super) fn retryable(self) -> Self {
         Self { advice: Advice::Retry { after: None }, ..self }
     }
 
@@ -75,7 +75,7 @@ impl RequestFailure {
     pub(super) fn wait(&self) -> Option<Duration> {
         match self.advice {
             Advice::Retry { after } => after,
-            Advice::GiveUp | Advice::NotMade => None,
+            Advice::GiveUp | Advice::NotAttempted => None,
         }
     }
 }
@@ -85,7 +85,7 @@ impl TokenServer {
         url: Url,
         config: &TokensConfig,
         keys: KeyLookup<'_>,
-    ) -> Result<Self, Unusable> {
+    ) -> Result<Self, InvalidSetting> {
         let (connect, idle) = (config.timeouts.connect(), config.max_in_flight);
         let authorization = bearer(config.api_key_env.as_deref(), None, keys)?;
         let client = build_client(&url, connect, idle, config.ca.as_deref())?;
@@ -148,12 +148,13 @@ impl TokenServer {
         let mut whole = Vec::new();
         while let Some(piece) = self.piece(&mut response, until).await? {
             whole.extend_from_slice(&piece);
-            if whole.len() > WHOLE {
+            if whole.len() > MAX_REPLY_BYTES {
                 return Err(self.broken(format!("its answer to `/{path}` is too long")));
             }
         }
-        serde_json::from_slice(&whole)
-            .map_err(|_| self.broken(format!("its answer to `/{path}` is no JSON")).lasting())
+        serde_json::from_slice(&whole).map_err(|_| {
+            self.broken(format!("its answer to `/{path}` is not valid JSON")).permanent()
+        })
     }
 
     /// The next piece of a response's body; `None` at its end.
@@ -166,12 +167,12 @@ impl TokenServer {
         let limit = until.min(Instant::now() + idle);
         match tokio::time::timeout_at(limit.into(), response.chunk()).await {
             Err(_) => {
-                let reason = format!("nothing came from it for {} ms", idle.as_millis());
+                let reason = format!("it sent nothing for {} ms", idle.as_millis());
                 Err(self.broken(reason))
             }
             Ok(Err(error)) => {
                 let reason = format!("its reply broke off: {}", library_causes(&error));
-                Err(self.broken(reason).worth_another())
+                Err(self.broken(reason).retryable())
             }
             Ok(Ok(piece)) => Ok(piece),
         }
@@ -199,7 +200,7 @@ impl TokenServer {
             ["message", "detail", "error"].iter().find_map(|key| error.get(key)?.as_str());
         let message = message.or_else(|| error.as_str());
         let message = match message {
-            Some(message) => self.redactor().short(message, MESSAGE),
+            Some(message) => self.redactor().truncated(message, MAX_MESSAGE_CHARS),
             None => self.redactor().head(&body),
         };
         let message = if message.is_empty() { "no message".to_owned() } else { message };
@@ -221,7 +222,7 @@ impl TokenServer {
             hint: hint.map(Into::into),
             ..format!("status {status}: {message}").into()
         });
-        RequestFailure { advice, is_lasting: hint.is_some(), ..failure }
+        RequestFailure { advice, is_permanent: hint.is_some(), ..failure }
     }
 
     /// A failure of the server, after which it is not asked again for this request.
@@ -229,14 +230,14 @@ impl TokenServer {
         let server = self.url.to_string();
         let reason = reason.into().map_text(|text| self.redactor().text(text));
         let error = EngineError::Server { server, reason };
-        RequestFailure { error, advice: Advice::GiveUp, is_servers: true, is_lasting: false }
+        RequestFailure { error, advice: Advice::GiveUp, is_server_fault: true, is_permanent: false }
     }
 
     /// The server has another model.
     pub(super) fn other_model(&self, reason: impl Into<Reason>) -> RequestFailure {
         let server = self.url.to_string();
         let error = EngineError::OtherModel { server, reason: reason.into() };
-        RequestFailure { error, advice: Advice::GiveUp, is_servers: true, is_lasting: true }
+        RequestFailure { error, advice: Advice::GiveUp, is_server_fault: true, is_permanent: true }
     }
 
     fn redactor(&self) -> Redactor<'_> {

@@ -14,7 +14,7 @@ use crate::hint::Reason;
 use crate::outbound::sse::{Event, SseDecoder};
 
 /// The longest event, bytes. SGLang's repeat all tokens so far.
-const LONGEST_EVENT: usize = 16 << 20;
+const MAX_EVENT_BYTES: usize = 16 << 20;
 /// How long to wait for the rest of a reply, so that the connection can be reused.
 const REST: Duration = Duration::from_millis(20);
 
@@ -47,7 +47,7 @@ impl Reading<'_> {
                 }
                 let seen = self.sampled.len();
                 let reason = format!("its reply broke off after {seen} tokens");
-                return Err(server.broken(reason).worth_another());
+                return Err(server.broken(reason).retryable());
             };
             unread += piece.len();
             decoder.push(&piece);
@@ -59,7 +59,7 @@ impl Reading<'_> {
                     return Ok(reason);
                 }
             }
-            if unread > LONGEST_EVENT {
+            if unread > MAX_EVENT_BYTES {
                 return Err(server.broken("an event of its reply is too long"));
             }
         }
@@ -73,11 +73,11 @@ impl Reading<'_> {
         request: &GenerateRequest,
         config: &TokensConfig,
     ) -> Result<Option<StopReason>, RequestFailure> {
-        if event.is_mark() || event.is_foreign() {
+        if event.is_done_marker() || event.has_other_name() {
             return Ok(None);
         }
         let value: Value = serde_json::from_slice(&event.data)
-            .map_err(|_| server.broken("an event of its reply is no JSON"))?;
+            .map_err(|_| server.broken("an event of its reply is not valid JSON"))?;
         if let Some(error) = value.get("error").filter(|error| !error.is_null()) {
             let message = error.get("message").and_then(Value::as_str);
             let message = message.map_or_else(|| error.to_string(), str::to_owned);
@@ -94,7 +94,7 @@ impl Reading<'_> {
         let seen = self.sampled.len();
         // The server works, and serves others.
         let unusable =
-            |reason: Reason| RequestFailure { is_servers: false, ..server.broken(reason) };
+            |reason: Reason| RequestFailure { is_server_fault: false, ..server.broken(reason) };
         let piece = config.dialect.read(&value, seen);
         let piece = piece.map_err(|reason| {
             unusable(reason.map_text(|text| format!("its reply cannot be used: {text}")))

@@ -12,7 +12,7 @@ use tracing::{Instrument, field};
 use crate::chat::ChatMessage;
 use crate::compute;
 use crate::large_model::{Call, CallUsage, LargeModelError, Reply, ReplyChunk, estimated_tokens};
-use crate::protocol::{ExpandError, carries, comparable, expand};
+use crate::protocol::{ExpandError, comparable, contains_question, expand};
 use crate::trajectory::Observation;
 
 use super::arrange::arranged;
@@ -137,8 +137,9 @@ impl Run<'_> {
         let request = self.request;
         let is_first = self.history().is_empty();
         let bytes = prompt.len() + request.question.len();
-        let carries = || compute::in_place(bytes, || carries(prompt, &request.question));
-        let lacks = is_first && !request.is_continued && !carries();
+        let contains_question =
+            || compute::in_place(bytes, || contains_question(prompt, &request.question));
+        let lacks = is_first && !request.is_continued && !contains_question();
         let question = lacks.then_some(&*request.question);
         let protocol = self.participants.protocol;
         let text = compute::in_place(bytes, || protocol.prompt(prompt, question))?;
@@ -213,7 +214,7 @@ impl Run<'_> {
             Err(_) => replying.used(),
         };
         self.usage.large_model += used;
-        self.usage.large_model += replying.lost();
+        self.usage.large_model += replying.failed_calls();
         drop(replying);
         self.tally();
         result
@@ -233,12 +234,16 @@ impl Run<'_> {
         let call = Call {
             messages,
             with_thoughts: is_answer && is_live,
-            shared: self.params(is_answer),
-            own: if is_answer { self.request.form.own.clone() } else { Map::new() },
+            shared_params: self.params(is_answer),
+            optional_params: if is_answer {
+                self.request.form.optional_params.clone()
+            } else {
+                Map::new()
+            },
             deadline: Some(until),
             authorization: self.request.authorization.clone(),
             caller: self.request.caller,
-            lost: replying.lost.clone(),
+            failed_calls: replying.failed_calls.clone(),
             unseen: replying.unseen.clone(),
             waiting: replying.waiting.clone(),
             ..Call::default()

@@ -53,8 +53,8 @@ impl Run<'_> {
             None => self.ask(prompt, false).await,
         };
         if matches!(asked, Ok(PromptOutcome::Unsent(ExpandError::TooLong))) {
-            let most = self.request.limits.prompt_bytes;
-            return Err(EpisodeErrorKind::PromptTooLong { turn: self.turns.len() - 1, most });
+            let max = self.request.limits.prompt_bytes;
+            return Err(EpisodeErrorKind::PromptTooLong { turn: self.turns.len() - 1, max });
         }
         self.show(session, asked).await
     }

@@ -12,7 +12,7 @@ async fn what_was_used_is_known_when_an_episode_is_dropped() {
     let request = EpisodeRequest::new("the question", Sampling::GREEDY);
     let tally = request.tally.clone();
     let calls = || tally.lock().unwrap().large_model.calls;
-    let mut silent = Silent;
+    let mut silent = DiscardEvents;
     let episode = run_episode(participants, &request, &mut silent);
     tokio::pin!(episode);
     let second_call = async {

@@ -16,7 +16,7 @@ mod policy;
 mod prompt;
 
 pub use policy::{PolicyArm, PolicySetup};
-pub use prompt::{Brief, PLACEHOLDER, Prompt, PromptArm};
+pub use prompt::{BriefSources, PLACEHOLDER, Prompt, PromptArm};
 
 /// The syntax of arms, for errors.
 pub const FORMS: &str = "write `direct`, `cot`, `template:FILE`, `policy:MODEL`, `first-prompt:MODEL`, `self-policy`, `script:COMMAND`, `self-consistency:K`, `self-consistency:K:FILE` or `prompt-search`, with `NAME=` before it for a name of its own";

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use crate::engine::Sampling;
 use crate::episode::{
-    Episode, EpisodeError, EpisodeRequest, Limits, Participants, Silent, run_episode,
+    DiscardEvents, Episode, EpisodeError, EpisodeRequest, Limits, Participants, run_episode,
 };
 use crate::eval::rows::{AnswerStep, ArmAnswer};
 use crate::large_model::LargeModel;
@@ -102,7 +102,7 @@ impl Arm for PolicyArm {
             large_model: &*self.large_model,
             protocol: &self.protocol,
         };
-        run_episode(participants, &request, &mut Silent).await.map(attempt)
+        run_episode(participants, &request, &mut DiscardEvents).await.map(attempt)
     }
 }
 
@@ -137,7 +137,7 @@ mod tests {
     #[tokio::test]
     async fn an_endpoint_that_plays_the_policy_is_always_sent_a_seed() {
         let model: Arc<dyn LargeModel> = Arc::new(Scripted::new("m", |call: &Call| {
-            Ok(Reply::text(format!("<answer>{}</answer>", call.own["seed"])))
+            Ok(Reply::text(format!("<answer>{}</answer>", call.optional_params["seed"])))
         }));
         let policy: Arc<dyn Policy> = Arc::new(RemotePolicy::new(Arc::clone(&model)));
         let arm = PolicyArm::new(PolicySetup {

@@ -12,7 +12,7 @@ use serde_json::{Map, json};
 use crate::chat::ChatMessage;
 use crate::episode::{EpisodeError, EpisodeErrorKind, EpisodeUsage};
 use crate::eval::EvalError;
-use crate::eval::data::{Question, has_number, most};
+use crate::eval::data::{Question, has_number, majorities};
 use crate::eval::metric_choice::Metric;
 use crate::eval::rows::{AnswerStep, ArmAnswer};
 use crate::hint::Hint;
@@ -36,16 +36,16 @@ pub const PLACEHOLDER: &str = "{question}";
 /// or formulas and not compared as texts: a model that has to compute is not asked for the answer
 /// alone, and if its reply does not have the requested form, its last number counts.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Brief {
+pub struct BriefSources {
     asked: BTreeSet<String>,
     /// Those that are scored by the chosen option, by which samples vote there.
     choices: BTreeSet<String>,
 }
 
-impl Brief {
+impl BriefSources {
     /// Those among the data sets of `questions`: by their metric, or else by what most golds are.
     pub fn among(questions: &[Question]) -> Self {
-        let computed = most(questions.iter().map(|Question { task, metric }| {
+        let computed = majorities(questions.iter().map(|Question { task, metric }| {
             let is_number = || !metric.is_textual() && has_number(task);
             (&*task.source, metric.is_computed() || is_number())
         }));
@@ -65,7 +65,7 @@ impl Brief {
         Self { asked: BTreeSet::new(), ..self }
     }
 
-    fn holds(&self, task: &Task) -> bool {
+    fn contains(&self, task: &Task) -> bool {
         self.asked.contains(&*task.source)
     }
 }
@@ -74,7 +74,7 @@ impl Brief {
 #[derive(Debug)]
 pub struct Prompt {
     form: PromptForm,
-    brief: Brief,
+    brief: BriefSources,
     /// Whether it asks for a line `Answer: …`.
     has_line: bool,
 }
@@ -92,7 +92,7 @@ impl Prompt {
     ///
     /// # Errors
     /// When the built-in template does not render.
-    pub fn direct(brief: &Brief) -> Result<Self, EvalError> {
+    pub fn direct(brief: &BriefSources) -> Result<Self, EvalError> {
         Self::new("direct.j2", DIRECT.to_owned(), brief, false)
     }
 
@@ -101,7 +101,7 @@ impl Prompt {
     ///
     /// # Errors
     /// When the built-in template does not render.
-    pub fn chain_of_thought(brief: &Brief) -> Result<Self, EvalError> {
+    pub fn chain_of_thought(brief: &BriefSources) -> Result<Self, EvalError> {
         Self::new("cot.j2", CHAIN_OF_THOUGHT.to_owned(), brief, true)
     }
 
@@ -111,7 +111,7 @@ impl Prompt {
     ///
     /// # Errors
     /// When the file cannot be read, or the template does not render.
-    pub fn load(file: &Path, brief: &Brief) -> Result<Self, EvalError> {
+    pub fn load(file: &Path, brief: &BriefSources) -> Result<Self, EvalError> {
         let source = std::fs::read_to_string(file).map_err(EvalError::io(file))?;
         let has_line = source.contains("Answer:");
         Self::new(&file.display().to_string(), source, brief, has_line)
@@ -119,7 +119,7 @@ impl Prompt {
 
     /// The given text, with the question at [`PLACEHOLDER`], or before it if it has no placeholder. The
     /// answer is found as for [`Prompt::load`].
-    pub fn literal(text: &str, brief: &Brief) -> Self {
+    pub fn literal(text: &str, brief: &BriefSources) -> Self {
         let text = match text.contains(PLACEHOLDER) {
             true => text.to_owned(),
             false => format!("{PLACEHOLDER}\n\n{text}"),
@@ -128,7 +128,12 @@ impl Prompt {
         Self { form: PromptForm::Literal(text), brief: brief.clone(), has_line }
     }
 
-    fn new(name: &str, source: String, brief: &Brief, has_line: bool) -> Result<Self, EvalError> {
+    fn new(
+        name: &str,
+        source: String,
+        brief: &BriefSources,
+        has_line: bool,
+    ) -> Result<Self, EvalError> {
         let template = Template::new(name, source, "`question`, `source` and `brief`")?;
         let form = PromptForm::Template(Box::new(template));
         let prompt = Self { form, brief: brief.clone(), has_line };
@@ -157,7 +162,7 @@ impl Prompt {
     pub fn render(&self, task: &Task) -> Result<String, EvalError> {
         match &self.form {
             PromptForm::Template(template) => Ok(template.render(context! {
-                question => task.question, source => &*task.source, brief => self.brief.holds(task),
+                question => task.question, source => &*task.source, brief => self.brief.contains(task),
             })?),
             PromptForm::Literal(text) => Ok(text.replace(PLACEHOLDER, &task.question)),
         }
@@ -168,7 +173,7 @@ impl Prompt {
             return reply.trim();
         }
         let last = || reply.lines().rev().find(|line| !line.trim().is_empty()).map(bare_text);
-        let unmarked = || if self.brief.holds(task) { last() } else { Some(reply.trim()) };
+        let unmarked = || if self.brief.contains(task) { last() } else { Some(reply.trim()) };
         last_marked(reply, "answer:").or_else(unmarked).unwrap_or_default()
     }
 
@@ -180,7 +185,7 @@ impl Prompt {
             return label.to_string();
         }
         // A number in words about something else is no vote.
-        let is_number = !self.brief.holds(task) && has_number(task);
+        let is_number = !self.brief.contains(task) && has_number(task);
         let number = if is_number { Number::find(answer) } else { None };
         number.map_or_else(|| Normalization::Strict.apply(answer), |number| number.to_string())
     }
@@ -284,10 +289,10 @@ mod tests {
     use super::*;
     use crate::large_model::{LargeModelError, Phase, Reply, Scripted, WithFallbacks};
 
-    fn worded() -> (Task, Brief) {
+    fn worded() -> (Task, BriefSources) {
         let asked = ["s".to_owned()].into();
         let task = Task { source: "s".into(), ..Task::default() };
-        (task, Brief { asked, ..Brief::default() })
+        (task, BriefSources { asked, ..BriefSources::default() })
     }
 
     #[test]
@@ -308,7 +313,7 @@ mod tests {
         let direct = Prompt::direct(&brief).unwrap();
         assert_eq!(direct.answer(&task, " Rome\nAnswer: x "), "Rome\nAnswer: x");
         // For numeric answers without the line, the whole reply is searched.
-        let cot = Prompt::chain_of_thought(&Brief::default()).unwrap();
+        let cot = Prompt::chain_of_thought(&BriefSources::default()).unwrap();
         assert_eq!(cot.answer(&task, "So 40 + 2 = 42.\nDone."), "So 40 + 2 = 42.\nDone.");
         assert_eq!(cot.answer(&task, "1\nAnswer: 42\nDone."), "42");
     }
@@ -333,15 +338,15 @@ mod tests {
             question("text", "42"),
         ];
         let brief = ["hotpotqa", "text"].map(str::to_owned);
-        let expected = Brief { asked: brief.into(), ..Brief::default() };
-        assert_eq!(Brief::among(&questions), expected);
+        let expected = BriefSources { asked: brief.into(), ..BriefSources::default() };
+        assert_eq!(BriefSources::among(&questions), expected);
     }
 
     #[test]
     fn prompts_carry_the_question_as_it_is() {
         let (task, brief) = worded();
         let task = Task { question: "1 < 2 & {{ x }}?".into(), ..task };
-        let computing = Brief::default();
+        let computing = BriefSources::default();
         assert_eq!(Prompt::direct(&computing).unwrap().render(&task).unwrap(), task.question);
         let asked = Prompt::chain_of_thought(&computing).unwrap().render(&task).unwrap();
         assert_eq!(asked, "Q: 1 < 2 & {{ x }}?\nA: Let's think step by step.");
@@ -358,8 +363,9 @@ mod tests {
             ("no", "leaves the question out"),
             ("{% if", "unexpected"),
         ] {
-            let error =
-                Prompt::new("t.j2", text.into(), &Brief::default(), false).unwrap_err().to_string();
+            let error = Prompt::new("t.j2", text.into(), &BriefSources::default(), false)
+                .unwrap_err()
+                .to_string();
             assert!(error.contains("`t.j2`") && error.contains(reason), "{error}");
         }
     }
@@ -367,7 +373,7 @@ mod tests {
     #[test]
     fn the_majority_wins_and_ties_go_to_the_first() {
         let (task, brief) = worded();
-        let elected = |brief: &Brief, golds: &[&str], answers: &[&str]| {
+        let elected = |brief: &BriefSources, golds: &[&str], answers: &[&str]| {
             let task =
                 Task { golds: golds.iter().map(|&gold| gold.to_owned()).collect(), ..task.clone() };
             let prompt = Prompt::direct(brief).unwrap();
@@ -382,11 +388,11 @@ mod tests {
         assert_eq!(of(&["", ""]), "");
         assert_eq!(of(&["5.6", "56", "5.60"]), "5.6");
         let long = ["1 + 2 = 4", "so 1 + 2 = 3", "It is 3.0!"];
-        assert_eq!(elected(&Brief::default(), &["4"], &long), "so 1 + 2 = 3");
+        assert_eq!(elected(&BriefSources::default(), &["4"], &long), "so 1 + 2 = 3");
         // Of golds in words, a common number says nothing.
         let dated = ["Oslo, in 1850", "Rome", "Bern, in 1850", "Rome!"];
-        assert_eq!(elected(&Brief::default(), &["Rome"], &dated), "Rome");
-        let choices = Brief { choices: ["s".to_owned()].into(), ..Brief::default() };
+        assert_eq!(elected(&BriefSources::default(), &["Rome"], &dated), "Rome");
+        let choices = BriefSources { choices: ["s".to_owned()].into(), ..BriefSources::default() };
         let chosen = ["A, as 2 + 3 is 5.", "B. 24", "C, not 5", "The answer is (B)."];
         assert_eq!(elected(&choices, &["C", "24"], &chosen), "B. 24");
     }
@@ -394,13 +400,13 @@ mod tests {
     #[tokio::test]
     async fn samples_differ_in_seed_and_all_are_counted() {
         let model = Scripted::new("m", |call: &Call| {
-            let seed = call.own["seed"].as_i64().unwrap();
+            let seed = call.optional_params["seed"].as_i64().unwrap();
             assert_eq!(call.params["temperature"], json!(TEMPERATURE));
             let mut reply = Reply::text(format!("Answer: {}", if seed < 10 { "a" } else { "b" }));
             reply.usage.completion_tokens = 3;
             Ok(reply)
         });
-        let prompt = Prompt::chain_of_thought(&Brief::default()).unwrap();
+        let prompt = Prompt::chain_of_thought(&BriefSources::default()).unwrap();
         let model: Arc<dyn LargeModel> = Arc::new(model);
         let arm = PromptArm::new("x", prompt, 5, (model, "m"), Duration::from_secs(9));
         let task = Task { question: "q".into(), ..Task::default() };
@@ -424,7 +430,7 @@ mod tests {
     async fn lost_calls_that_may_be_billed_are_counted() {
         let task = Task { question: "What is asked here?".into(), ..Task::default() };
         let arm = |model: Arc<dyn LargeModel>| {
-            let prompt = Prompt::direct(&Brief::default()).unwrap();
+            let prompt = Prompt::direct(&BriefSources::default()).unwrap();
             PromptArm::new("x", prompt, 1, (model, "m"), Duration::from_secs(9))
         };
         let lost = arm(slow()).answer(&task, 0).await.unwrap_err().usage.large_model;

@@ -22,7 +22,7 @@ use super::{
 };
 
 /// Characters of a text that are shown.
-const SHOWN: usize = 4_000;
+const MAX_SHOWN_CHARS: usize = 4_000;
 
 /// The share of questions without a score that causes a warning.
 const MANY_FAILURES: f64 = 0.05;
@@ -401,7 +401,7 @@ fn shorten(step: &AnswerStep) -> AnswerStep {
 }
 
 fn cut(text: &str) -> String {
-    match text.char_indices().nth(SHOWN) {
+    match text.char_indices().nth(MAX_SHOWN_CHARS) {
         None => text.to_owned(),
         Some((end, _)) => format!("{}… ({} bytes more)", &text[..end], text.len() - end),
     }

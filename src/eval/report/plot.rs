@@ -17,7 +17,7 @@ pub(super) const COLOURS: usize = 8;
 
 /// A range of values over a range of the plot.
 struct Axis {
-    most: f64,
+    max: f64,
     step: f64,
     from: f64,
     to: f64,
@@ -25,21 +25,21 @@ struct Axis {
 
 impl Axis {
     /// From 0 to a round number that is at least `most`.
-    fn to(most: f64, from: f64, to: f64) -> Self {
-        let rough = if most > 0.0 { most / 5.0 } else { 0.2 };
+    fn to(max: f64, from: f64, to: f64) -> Self {
+        let rough = if max > 0.0 { max / 5.0 } else { 0.2 };
         let power = 10_f64.powf(rough.log10().floor());
         let factors = [1.0, 2.0, 2.5, 5.0, 10.0];
         let step = factors.iter().map(|factor| factor * power).find(|step| *step >= rough);
         let step = step.unwrap_or(rough);
-        Self { most: (most / step - 1e-9).ceil().max(1.0) * step, step, from, to }
+        Self { max: (max / step - 1e-9).ceil().max(1.0) * step, step, from, to }
     }
 
     fn at(&self, value: f64) -> f64 {
-        self.from + (self.to - self.from) * value / self.most
+        self.from + (self.to - self.from) * value / self.max
     }
 
     fn ticks(&self) -> impl Iterator<Item = f64> + '_ {
-        let count = (self.most / self.step).round() as usize;
+        let count = (self.max / self.step).round() as usize;
         (0..=count).map(|index| index as f64 * self.step)
     }
 }
@@ -145,8 +145,8 @@ pub(super) fn legend(series: usize) -> String {
 }
 
 fn score_axis(cells: impl Iterator<Item = Cell>) -> Axis {
-    let most = cells.map(|cell| cell.interval.high).fold(0.1, f64::max);
-    Axis::to(most.min(1.0), HEIGHT - BOTTOM, TOP)
+    let max = cells.map(|cell| cell.interval.high).fold(0.1, f64::max);
+    Axis::to(max.min(1.0), HEIGHT - BOTTOM, TOP)
 }
 
 /// Score against the cost of a question: money if there are prices, otherwise tokens of the large
@@ -159,8 +159,8 @@ pub(super) fn against_cost(report: &Report) -> String {
         ("tokens of the large model per question", |arm| arm.large_model_tokens)
     };
     let y = score_axis(report.arms.iter().filter_map(|arm| arm.score));
-    let most = report.arms.iter().map(cost).fold(0.0, f64::max);
-    let x = Axis::to(most * 1.05, LEFT, WIDTH - RIGHT);
+    let max = report.arms.iter().map(cost).fold(0.0, f64::max);
+    let x = Axis::to(max * 1.05, LEFT, WIDTH - RIGHT);
     let mut canvas = Canvas::new("Score against cost");
     canvas.scores(&y);
     for tick in x.ticks() {
@@ -235,8 +235,8 @@ pub(super) fn strip(series: usize, cell: &Cell) -> String {
 /// A difference with its interval around 0; the largest end of `all` touches the edge.
 pub(super) fn forest(found: &Comparison, all: &[Comparison]) -> String {
     let reach = |found: &Comparison| found.interval.low.abs().max(found.interval.high.abs());
-    let most = all.iter().map(reach).fold(0.01, f64::max);
-    let at = |value: f64| 80.0 + 74.0 * value / most;
+    let max = all.iter().map(reach).fold(0.01, f64::max);
+    let at = |value: f64| 80.0 + 74.0 * value / max;
     let (low, high) = (at(found.interval.low), at(found.interval.high));
     let class = if found.is_settled() { "settled" } else { "open" };
     format!(
@@ -262,12 +262,12 @@ fn number(value: f64) -> String {
     if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.').into() } else { text }
 }
 
-fn shorten(text: &str, most: usize) -> String {
-    let most = most.max(4);
-    if text.chars().count() <= most {
+fn shorten(text: &str, max: usize) -> String {
+    let max = max.max(4);
+    if text.chars().count() <= max {
         return text.to_owned();
     }
-    let head: String = text.chars().take(most - 1).collect();
+    let head: String = text.chars().take(max - 1).collect();
     format!("{head}…")
 }
 

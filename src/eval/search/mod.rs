@@ -20,7 +20,7 @@ use crate::prompt_template::Template;
 use crate::seed;
 
 use super::EvalError;
-use super::arms::{Brief, PLACEHOLDER, Prompt, PromptArm};
+use super::arms::{BriefSources, PLACEHOLDER, Prompt, PromptArm};
 use super::config::{MetricConfig, SearchConfig};
 use super::data::{self, Question, Questions};
 use super::metric_choice::Metric;
@@ -42,11 +42,11 @@ const SHOWN_MISTAKES: usize = 3;
 /// Characters of a text that a proposer is shown.
 const SHOWN_CHARS: usize = 1_000;
 /// The longest accepted prompt, characters.
-const LONGEST_PROMPT: usize = 10_000;
+const MAX_PROMPT_CHARS: usize = 10_000;
 /// Rounds without a new prompt after which the search ends.
 const IDLE_ROUNDS: usize = 5;
 /// From this score on, an answer is not a mistake.
-const RIGHT: f64 = 0.999;
+const CORRECT_SCORE: f64 = 0.999;
 
 /// The training questions of a search: as many as are tried, drawn from all data sets.
 ///
@@ -78,7 +78,7 @@ pub struct Search<'a> {
     /// The prompts to start from.
     pub start: Vec<String>,
     /// The data sets in which a short answer is requested, as in the arm that uses the prompt.
-    pub brief: &'a Brief,
+    pub brief: &'a BriefSources,
     /// Seeds proposals and attempts.
     pub seed: u64,
     /// Calls at once.
@@ -224,9 +224,9 @@ impl Search<'_> {
             let mut usage = attempt.usage.large_model;
             let score = self.scorer.score(question, &attempt.answer).await?;
             usage += score.judge;
-            let scored = score
-                .value
-                .map(|value| (value, (value < RIGHT).then(|| Mistake::of(question, &attempt))));
+            let scored = score.value.map(|value| {
+                (value, (value < CORRECT_SCORE).then(|| Mistake::of(question, &attempt)))
+            });
             Ok::<_, EvalError>((usage, scored))
         });
         // In order, so that the mistakes shown do not depend on timing.
@@ -355,6 +355,6 @@ fn proposed(reply: &str) -> Option<String> {
     let (_, after) = reply.rsplit_once("<prompt>")?;
     let (prompt, _) = after.split_once("</prompt>")?;
     let prompt = prompt.trim();
-    let fits = !prompt.is_empty() && prompt.len() <= LONGEST_PROMPT;
-    fits.then(|| Prompt::literal(prompt, &Brief::default()).source().to_owned())
+    let fits = !prompt.is_empty() && prompt.len() <= MAX_PROMPT_CHARS;
+    fits.then(|| Prompt::literal(prompt, &BriefSources::default()).source().to_owned())
 }

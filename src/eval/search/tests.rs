@@ -47,7 +47,7 @@ struct Setup {
     model: Replies,
     proposer: Replies,
     start: Vec<String>,
-    brief: Brief,
+    brief: BriefSources,
     asked: Arc<Mutex<Vec<String>>>,
 }
 
@@ -61,7 +61,7 @@ impl Setup {
             model: by_marks,
             proposer: one_more,
             start: vec!["{question}".into(), "{question}\n\nNow!!".into()],
-            brief: Brief::default(),
+            brief: BriefSources::default(),
             asked: Arc::default(),
         }
     }
@@ -174,7 +174,9 @@ async fn replies_are_read_as_the_arm_reads_them() {
     setup.questions = vec![Question { task, metric }; 10];
     setup.start = vec!["{question}\nAnswer:".into()];
     setup.model = |_| Ok(Reply::text("It is this:\nRome"));
-    for (brief, score) in [(Brief::among(&setup.questions), 1.0), (Brief::default(), 0.0)] {
+    for (brief, score) in
+        [(BriefSources::among(&setup.questions), 1.0), (BriefSources::default(), 0.0)]
+    {
         setup.brief = brief;
         assert_eq!(setup.run().await.unwrap().tried[0].score, Some(score));
     }
@@ -217,7 +219,7 @@ fn what_is_taken_from_a_proposal() {
     ] {
         assert_eq!(proposed(reply).as_deref(), prompt, "{reply}");
     }
-    assert_eq!(proposed(&format!("<prompt>{}</prompt>", "x".repeat(LONGEST_PROMPT + 1))), None);
+    assert_eq!(proposed(&format!("<prompt>{}</prompt>", "x".repeat(MAX_PROMPT_CHARS + 1))), None);
 }
 
 #[test]

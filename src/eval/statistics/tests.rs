@@ -112,7 +112,7 @@ fn numbers_of_questions() {
     assert!(questions_needed_mcnemar(0.1, 0.05, 20) > questions_needed_mcnemar(0.1, 0.05, 2));
     assert!(questions_needed_mean(0.2, 20) > questions_needed_mean(0.2, 2));
     for case in golden("normal_quantile") {
-        let found = super::needed::normal_quantile(case["p"].as_f64().unwrap());
+        let found = super::sample_size::normal_quantile(case["p"].as_f64().unwrap());
         close(found, &case["z"], 1e-9);
     }
     assert_eq!(questions_needed_mcnemar(0.1, 0.1, 1), None);

@@ -95,7 +95,7 @@ impl Activity {
     }
 
     /// The start of its idle time; `None` while it serves.
-    pub(super) fn waits_since(&self) -> Option<Instant> {
+    pub(super) fn idle_since(&self) -> Option<Instant> {
         let state = self.state();
         (state.phase != ConnectionPhase::Serving).then_some(state.since)
     }
@@ -106,9 +106,9 @@ impl Activity {
     }
 
     /// Returns when the connection must be closed: on request, or after its time-out.
-    pub(super) async fn over(&self, timeouts: Timeouts) {
+    pub(super) async fn wait_for_close(&self, timeouts: Timeouts) {
         let expired = async {
-            while let Some(next) = self.next_look(timeouts) {
+            while let Some(next) = self.next_check(timeouts) {
                 tokio::time::sleep_until(next.into()).await;
             }
         };
@@ -120,7 +120,7 @@ impl Activity {
 
     /// When to check the connection again; `None` if its time-out has passed. No phase that begins
     /// meanwhile ends earlier.
-    fn next_look(&self, timeouts: Timeouts) -> Option<Instant> {
+    fn next_check(&self, timeouts: Timeouts) -> Option<Instant> {
         let state = self.state();
         let now = Instant::now();
         let deadline = match state.phase {

@@ -35,14 +35,14 @@ pub(super) mod tls;
 /// Requests that one HTTP/2 connection may have in flight.
 const STREAMS: u32 = 256;
 /// The interval between looking for an idle connection while the limit is reached.
-const FULL: Duration = Duration::from_millis(50);
+const FULL_POLL_INTERVAL: Duration = Duration::from_millis(50);
 /// The interval between warnings that connections cannot be accepted.
-const COMPLAINTS: Duration = Duration::from_secs(10);
+const WARNING_INTERVAL: Duration = Duration::from_secs(10);
 /// How long requests with incomplete headers have at shutdown.
-const LAST_HEADERS: Duration = Duration::from_secs(1);
+const SHUTDOWN_HEADER_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How long requests that are cut off after the grace period may take to end.
-const CUT_OFF: Duration = Duration::from_secs(1);
+const ABORT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How a listener treats connections.
 #[derive(Clone)]
@@ -74,7 +74,7 @@ impl Open {
     /// Closes the connection that has been without a request for the longest time.
     fn close_longest_idle(&self) {
         let connections = self.connections();
-        let idle = connections.1.values().filter_map(|one| Some((one.waits_since()?, one)));
+        let idle = connections.1.values().filter_map(|one| Some((one.idle_since()?, one)));
         if let Some((_, longest)) = idle.min_by_key(|(since, _)| *since) {
             longest.close();
         }
@@ -83,7 +83,7 @@ impl Open {
     /// Closes all connections without a request.
     fn close_idle(&self) {
         let connections = self.connections();
-        let idle = connections.1.values().filter(|one| one.waits_since().is_some());
+        let idle = connections.1.values().filter(|one| one.idle_since().is_some());
         idle.for_each(|one| one.close());
     }
 
@@ -132,10 +132,10 @@ pub async fn serve(
     let slots = Arc::new(Semaphore::new(config.max_connections.clamp(1, Semaphore::MAX_PERMITS)));
     let (graceful, tasks) = (GracefulShutdown::new(), TaskTracker::new());
     let mut shutdown = pin!(shutdown);
-    let mut complained = None;
+    let mut last_warning = None;
     loop {
         let (stream, slot) = tokio::select! {
-            accepted = accept(&listener, &slots, &open, &mut complained) => accepted?,
+            accepted = accept(&listener, &slots, &open, &mut last_warning) => accepted?,
             () = &mut shutdown => break,
         };
         let (connections, watcher) = (connections.clone(), graceful.watcher());
@@ -149,7 +149,7 @@ pub async fn serve(
     drop(listener);
     tasks.close();
     let half_sent = async {
-        tokio::time::sleep(LAST_HEADERS).await;
+        tokio::time::sleep(SHUTDOWN_HEADER_TIMEOUT).await;
         open.close_idle();
         std::future::pending::<()>().await;
     };
@@ -164,18 +164,18 @@ pub async fn serve(
         tracing::warn!("the grace period is over; requests in flight are cut off");
         // What they have used so far is charged when they are dropped.
         open.close_all();
-        let _ = tokio::time::timeout(CUT_OFF, tasks.wait()).await;
+        let _ = tokio::time::timeout(ABORT_TIMEOUT, tasks.wait()).await;
     }
     Ok(())
 }
 
 /// The next connection, once there is room for it; if necessary, an idle one is closed.
-/// `complained`: when the last warning was logged.
+/// `last_warning`: when the last warning was logged.
 async fn accept(
     listener: &TcpListener,
     slots: &Arc<Semaphore>,
     open: &Open,
-    complained: &mut Option<Instant>,
+    last_warning: &mut Option<Instant>,
 ) -> io::Result<(TcpStream, OwnedSemaphorePermit)> {
     let stream = loop {
         match listener.accept().await {
@@ -183,9 +183,9 @@ async fn accept(
             // The client has left again, or file descriptors ran out, which other connections will
             // release.
             Err(error) => {
-                if complained.is_none_or(|at| at.elapsed() >= COMPLAINTS) {
+                if last_warning.is_none_or(|at| at.elapsed() >= WARNING_INTERVAL) {
                     tracing::warn!(%error, "cannot accept connections");
-                    *complained = Some(Instant::now());
+                    *last_warning = Some(Instant::now());
                 }
                 open.close_longest_idle();
                 tokio::time::sleep(Duration::from_millis(50)).await;
@@ -198,7 +198,8 @@ async fn accept(
     loop {
         open.close_longest_idle();
         // All connections are serving; one may be idle soon.
-        let slot = tokio::time::timeout(FULL, Arc::clone(slots).acquire_owned()).await;
+        let slot =
+            tokio::time::timeout(FULL_POLL_INTERVAL, Arc::clone(slots).acquire_owned()).await;
         if let Ok(slot) = slot {
             return Ok((stream, slot.map_err(io::Error::other)?));
         }
@@ -216,7 +217,7 @@ impl Connections {
         let stream = ClientStream::new(stream, self.timeouts.write, Arc::clone(activity));
         tokio::select! {
             served = self.handshake(stream, activity, watcher) => served,
-            () = activity.over(self.timeouts) => Ok(()),
+            () = activity.wait_for_close(self.timeouts) => Ok(()),
         }
     }
 

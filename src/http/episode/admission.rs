@@ -95,7 +95,7 @@ impl SlotPool {
 
     /// The slots and the queue that one key may use.
     fn share(&self) -> Self {
-        Self::new(fair_share::of_one(self.size), fair_share::of_one(self.queue))
+        Self::new(fair_share::per_caller(self.size), fair_share::per_caller(self.queue))
     }
 
     async fn take(

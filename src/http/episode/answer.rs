@@ -97,7 +97,7 @@ impl AnswerRequirements {
             hint: "leave them out, or ask for another large model"
         );
         let error = ApiError::new(StatusCode::BAD_REQUEST, "unsupported_parameter", message);
-        Err(error.with_param("logprobs").spent())
+        Err(error.with_param("logprobs").no_retry())
     }
 }
 

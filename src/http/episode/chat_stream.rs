@@ -11,7 +11,7 @@ use crate::compute;
 use crate::http::error::ApiError;
 use crate::http::sse;
 use crate::http::wire::chat_reply::{Chunk, ChunkHead, Delta, Outcome, finish_reason};
-use crate::http::wire::usage::Sum;
+use crate::http::wire::usage::UsageSum;
 
 const DONE: Bytes = Bytes::from_static(b"data: [DONE]\n\n");
 
@@ -21,7 +21,7 @@ struct ChatStream {
     with_turns: bool,
     /// The pieces of each answer.
     pieces: SelectAll<BoxStream<'static, (usize, AnswerPiece)>>,
-    sum: Sum,
+    sum: UsageSum,
     /// Chunks that wait to be sent.
     pending: VecDeque<Bytes>,
     is_over: bool,
@@ -31,7 +31,7 @@ struct ChatStream {
 pub(in crate::http) fn events(
     head: ChunkHead,
     answers: Vec<BoxStream<'static, AnswerPiece>>,
-    sum: Sum,
+    sum: UsageSum,
     with_turns: bool,
 ) -> impl Stream<Item = Bytes> + Send {
     let count = answers.len();

@@ -28,7 +28,7 @@ use crate::http::state::AppState;
 use crate::http::wire::chat_request::ChatRequest;
 use crate::http::wire::options::{CHAT_PREFIX, between};
 use crate::http::wire::question::ConversationQuestion;
-use crate::http::wire::usage::Sum;
+use crate::http::wire::usage::UsageSum;
 use crate::policy::Policy;
 
 /// What is known of a request besides its body: its caller, its protocol and its time.
@@ -109,8 +109,8 @@ impl Prepared {
     }
 
     /// Starts empty; the usage of the episodes is added to it.
-    pub(in crate::http) fn sum(&self) -> Sum {
-        Sum::new(self.policy.is_remote())
+    pub(in crate::http) fn sum(&self) -> UsageSum {
+        UsageSum::new(self.policy.is_remote())
     }
 
     /// Runs the episodes to their ends: texts, answers, and the headers of the reply.
@@ -121,7 +121,7 @@ impl Prepared {
         let made = self.tasks.iter().map(|task| answer::whole(task, &self.requirements));
         // If one of several fails, the others may have been billed.
         let made = try_join_all(made).await.map_err(|error| match is_one_of_several {
-            true => error.spent(),
+            true => error.no_retry(),
             false => error,
         })?;
         drop(self.permit);

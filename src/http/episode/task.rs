@@ -129,7 +129,7 @@ impl EpisodeTask {
         let failure = ApiError::of_episode(error, is_callers_key);
         // Even if the operator configured no prices.
         let is_billed = self.served.policy.is_remote() && error.usage.policy.calls > 0;
-        if is_billed { failure.spent() } else { failure }
+        if is_billed { failure.no_retry() } else { failure }
     }
 }
 

@@ -113,7 +113,7 @@ impl Meter {
         if self.base.abs_diff(address()) > STACK {
             return Err(Unfinished::TooCostly);
         }
-        if self.evaluations.is_multiple_of(CLOCK) && self.stop.is_due() {
+        if self.evaluations.is_multiple_of(CLOCK) && self.stop.should_stop() {
             return Err(Unfinished::Stopped);
         }
         Ok(())

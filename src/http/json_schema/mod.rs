@@ -34,7 +34,7 @@ pub(super) async fn check(
         Some("json_object") => Ok(Some(AnswerCheck::new(|answer| {
             Box::pin(async move {
                 let value = parse(&answer)?;
-                if value.is_object() { Ok(()) } else { Err("it is no JSON object".to_owned()) }
+                if value.is_object() { Ok(()) } else { Err("it is not a JSON object".to_owned()) }
             })
         }))),
         Some("json_schema") => by_schema(format, bounds, deadline).await.map(Some),
@@ -78,11 +78,11 @@ async fn by_schema(
     let compiled = compute::run(deadline, move |_| Metered::new(&schema, &owned)).await;
     let metered = match compiled {
         Ok(compiled) => Arc::new(compiled.map_err(refused)?),
-        Err(ComputeError::Full) => {
+        Err(ComputeError::QueueFull) => {
             let message = reason!("the server is busy"; hint: "try again a little later");
             return Err(ApiError::overloaded(message, Duration::from_secs(1)));
         }
-        Err(ComputeError::Late) => {
+        Err(ComputeError::TimedOut) => {
             let status = StatusCode::GATEWAY_TIMEOUT;
             let message = format!("`{param}` was not compiled within the deadline");
             return Err(ApiError::new(status, "deadline_exceeded", message));
@@ -111,7 +111,7 @@ async fn by_schema(
 }
 
 fn parse(answer: &str) -> Result<Value, String> {
-    serde_json::from_str(answer).map_err(|error| format!("it is no JSON: {error}"))
+    serde_json::from_str(answer).map_err(|error| format!("it is not valid JSON: {error}"))
 }
 
 #[cfg(test)]

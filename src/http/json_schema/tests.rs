@@ -80,11 +80,11 @@ async fn which_answers_have_the_form() {
         }
     }
     let verdict = compile(&object).await.unwrap().verdict("a".to_owned()).await;
-    assert!(verdict.unwrap_err().contains("it is no JSON"));
+    assert!(verdict.unwrap_err().contains("it is not valid JSON"));
     let bounds = Bounds::default();
     let any = check(&json!({"type": "json_object"}), &bounds, soon()).await.unwrap().unwrap();
     assert_eq!(any.verdict("{}".to_owned()).await, Ok(()));
-    assert_eq!(any.verdict("[]".to_owned()).await, Err("it is no JSON object".to_owned()));
+    assert_eq!(any.verdict("[]".to_owned()).await, Err("it is not a JSON object".to_owned()));
     assert!(check(&json!({"type": "text"}), &bounds, soon()).await.unwrap().is_none());
 }
 

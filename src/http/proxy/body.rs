@@ -12,7 +12,7 @@ use crate::http::sse;
 use crate::large_model::ForwardBody;
 
 /// A longer line is passed on in pieces.
-const LONGEST_LINE: usize = 1024 * 1024;
+const MAX_LINE_BYTES: usize = 1024 * 1024;
 
 /// The pieces of a body on their way to the client.
 pub(in crate::http) fn pieces(
@@ -91,7 +91,7 @@ impl Lines {
             }
             None => {
                 self.held.extend_from_slice(&piece);
-                if self.held.len() < LONGEST_LINE {
+                if self.held.len() < MAX_LINE_BYTES {
                     Bytes::new()
                 } else {
                     self.held.split().freeze()
@@ -142,11 +142,11 @@ mod tests {
 
     #[tokio::test]
     async fn a_line_without_end_is_not_buffered() {
-        let piece = "x".repeat(LONGEST_LINE / 2);
+        let piece = "x".repeat(MAX_LINE_BYTES / 2);
         let sent = run(&[&piece, &piece, &piece], false).await;
         assert_eq!(
             sent.iter().map(String::len).collect::<Vec<_>>(),
-            [LONGEST_LINE, LONGEST_LINE / 2]
+            [MAX_LINE_BYTES, MAX_LINE_BYTES / 2]
         );
     }
 }

@@ -7,7 +7,7 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use crate::http::error::ApiError;
 
 /// Headers about the caller from browsers and proxies, and those that select the billed account.
-const NOT_UP: [HeaderName; 14] = [
+const NOT_FORWARDED: [HeaderName; 14] = [
     header::CONTENT_ENCODING,
     header::COOKIE,
     header::FORWARDED,
@@ -23,10 +23,10 @@ const NOT_UP: [HeaderName; 14] = [
     HeaderName::from_static("x-prompt-r1-policy"),
     HeaderName::from_static("x-real-ip"),
 ];
-const NOT_UP_PREFIXES: [&str; 4] = ["access-control-", "sec-", "x-forwarded-", "proxy-"];
+const NOT_FORWARDED_PREFIXES: [&str; 4] = ["access-control-", "sec-", "x-forwarded-", "proxy-"];
 
 /// Headers from an endpoint to browsers, which would apply them to this server.
-const NOT_BACK: [HeaderName; 17] = [
+const NOT_RETURNED: [HeaderName; 17] = [
     header::ALT_SVC,
     header::CONTENT_LOCATION,
     header::CONTENT_SECURITY_POLICY,
@@ -45,23 +45,23 @@ const NOT_BACK: [HeaderName; 17] = [
     HeaderName::from_static("service-worker-allowed"),
     HeaderName::from_static("speculation-rules"),
 ];
-const NOT_BACK_PREFIXES: [&str; 2] = ["access-control-", "cross-origin-"];
+const NOT_RETURNED_PREFIXES: [&str; 2] = ["access-control-", "cross-origin-"];
 
 /// The content type of event streams.
 pub(super) const EVENT_STREAM: &str = "text/event-stream";
 
 /// Removes what is not sent.
-pub(super) fn up(headers: &mut HeaderMap) {
-    remove(headers, &NOT_UP, &NOT_UP_PREFIXES);
+pub(super) fn to_endpoint(headers: &mut HeaderMap) {
+    remove(headers, &NOT_FORWARDED, &NOT_FORWARDED_PREFIXES);
 }
 
 /// Removes what is not returned, and keeps browsers from executing the content.
-pub(super) fn back(headers: &mut HeaderMap) {
-    remove(headers, &NOT_BACK, &NOT_BACK_PREFIXES);
+pub(super) fn to_client(headers: &mut HeaderMap) {
+    remove(headers, &NOT_RETURNED, &NOT_RETURNED_PREFIXES);
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     let is_data = ["application/json", EVENT_STREAM, "text/plain", "audio/"]
         .iter()
-        .any(|known| is_kind(headers, known));
+        .any(|known| has_content_type(headers, known));
     if !is_data {
         let policy = HeaderValue::from_static("default-src 'none'; sandbox");
         headers.insert(header::CONTENT_SECURITY_POLICY, policy);
@@ -69,7 +69,7 @@ pub(super) fn back(headers: &mut HeaderMap) {
 }
 
 /// Whether the content type begins like this, in any case.
-pub(super) fn is_kind(headers: &HeaderMap, known: &str) -> bool {
+pub(super) fn has_content_type(headers: &HeaderMap, known: &str) -> bool {
     let kind = headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
     kind.get(..known.len()).is_some_and(|kind| kind.eq_ignore_ascii_case(known.as_bytes()))
 }

@@ -1,6 +1,6 @@
-//! What the limits of a key say about requests that are passed through: as how many each counts,
-//! that none may be answered by another model than the one that is checked and priced, and that
-//! none may have results made later, which are fetched by requests that are free: what they cost is
+//! Applies the limits of a key to passed-through requests: a request counts once for each answer
+//! that it asks for. One that may be answered by another model than the one that is checked and
+//! priced is refused, as is one whose results are made later, because the cost of such results is
 //! never seen.
 
 use std::fmt;
@@ -23,8 +23,8 @@ const BACKGROUND: &str = "background";
 const OTHER_MODELS: [&str; 2] = ["models", "fallbacks"];
 /// The fields with the number of answers.
 const ANSWERS: [&str; 2] = ["n", "best_of"];
-/// Resources that work later, or elsewhere.
-const LATER: [&str; 8] = [
+/// Resources whose results are made later, or elsewhere.
+const DEFERRED_RESOURCES: [&str; 8] = [
     "assistants",
     "batches",
     "containers",
@@ -48,7 +48,7 @@ pub(super) async fn check(
         return Ok(());
     }
     let is_read = [Method::GET, Method::HEAD, Method::DELETE].contains(method);
-    if caller.is_limited() && !is_read && works_later(path) {
+    if caller.is_limited() && !is_read && is_deferred(path) {
         let path = shorten(path);
         let message = reason!(
             "`{path}` is not supported with a key that has a budget or a limit on tokens: what it costs is not known when it answers";
@@ -79,8 +79,9 @@ pub(super) async fn check(
 }
 
 /// Whether a request to this path may begin such work. No path of another resource needs encoding.
-fn works_later(path: &str) -> bool {
-    let is_later = |part: &str| LATER.iter().any(|later| part.eq_ignore_ascii_case(later));
+fn is_deferred(path: &str) -> bool {
+    let is_later =
+        |part: &str| DEFERRED_RESOURCES.iter().any(|later| part.eq_ignore_ascii_case(later));
     path.contains('%') || path.split(['/', ';']).any(is_later)
 }
 
@@ -215,7 +216,7 @@ mod tests {
             ("/v1/messages/count_tokens", false),
             ("/v1/images/generations", false),
         ] {
-            assert_eq!(works_later(path), expected, "{path}");
+            assert_eq!(is_deferred(path), expected, "{path}");
         }
     }
 }

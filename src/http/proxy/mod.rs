@@ -20,7 +20,7 @@ use super::state::AppState;
 use crate::compute;
 use crate::episode::Tally;
 use crate::large_model::{
-    ForwardBody, ForwardRequest, LargeModel, LargeModelError, UsageAsked, Waiting,
+    ForwardBody, ForwardRequest, LargeModel, LargeModelError, UsageRequested, Waiting,
     is_gateway_timeout,
 };
 
@@ -89,7 +89,7 @@ pub(super) async fn forward(
     let renamed = if id == model { None } else { with_model() };
     let (body, model) = (renamed.as_ref().unwrap_or(body), id);
     let is_callers_key = !endpoint.has_key() && headers.contains_key(header::AUTHORIZATION);
-    headers::up(&mut headers);
+    headers::to_endpoint(&mut headers);
     let path = uri.path_and_query().map_or(uri.path(), |whole| whole.as_str());
     let path = path.strip_prefix("/v1").unwrap_or(path).to_owned();
     let body = body.clone();
@@ -126,7 +126,7 @@ pub(super) async fn forward(
     let is_success = response.as_ref().is_ok_and(|response| response.status().is_success());
     let meter = match meter {
         Some(meter) if is_free(&response) => {
-            meter.forget();
+            meter.discard();
             None
         }
         // Dropped where there is no reply, which charges what was asked.
@@ -135,14 +135,14 @@ pub(super) async fn forward(
     let response = response.map_err(|error| ApiError::of_large_model(&error, is_callers_key))?;
     let (mut parts, pieces) = response.into_parts();
     headers::check_status(parts.status)?;
-    headers::back(&mut parts.headers);
-    let hides_usage = parts.extensions.get::<UsageAsked>().is_some();
+    headers::to_client(&mut parts.headers);
+    let hides_usage = parts.extensions.get::<UsageRequested>().is_some();
     if hides_usage {
         parts.headers.remove(header::CONTENT_LENGTH);
     }
     // Compressed bodies have no lines.
     let is_events = !parts.headers.contains_key(header::CONTENT_ENCODING)
-        && headers::is_kind(&parts.headers, headers::EVENT_STREAM);
+        && headers::has_content_type(&parts.headers, headers::EVENT_STREAM);
     let length = parts.headers.get(header::CONTENT_LENGTH);
     let length = length.and_then(|length| length.to_str().ok()?.parse().ok());
     let mut pieces = body::pieces(pieces, is_events, is_callers_key);
@@ -153,7 +153,7 @@ pub(super) async fn forward(
         let _ = pieces.next().await;
         Response::default()
     } else {
-        sse::watched(pieces, length, state, route, started)
+        sse::observed(pieces, length, state, route, started)
     };
     *response.status_mut() = parts.status;
     *response.headers_mut() = parts.headers;

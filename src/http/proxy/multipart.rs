@@ -66,7 +66,7 @@ pub(in crate::http) fn model(body: &[u8], boundary: &str) -> Option<Range<usize>
             Kind::Other => {}
             _ if found.is_some() => return None,
             Kind::Model => found = Some(Some(place)),
-            Kind::Like => found = Some(None),
+            Kind::Ambiguous => found = Some(None),
         }
     }
     found.flatten()
@@ -116,7 +116,7 @@ enum Kind {
     /// The field `model`.
     Model,
     /// A field that some endpoint may take for it.
-    Like,
+    Ambiguous,
     Other,
 }
 
@@ -130,7 +130,7 @@ fn kind(head: &[u8]) -> Kind {
             }
             let parameter = parameter.to_ascii_lowercase();
             if parameter.starts_with("name") && parameter.contains("model") {
-                return Kind::Like;
+                return Kind::Ambiguous;
             }
         }
     }

@@ -38,8 +38,8 @@ impl UsageMeter {
         Self { prices, passed: Some(passed), waiting, tally, bill: Some(bill), metrics }
     }
 
-    /// Charges nothing: there was nothing to pay.
-    pub(in crate::http) fn forget(mut self) {
+    /// Discards the usage: nothing was billed.
+    pub(in crate::http) fn discard(mut self) {
         self.passed = None;
     }
 

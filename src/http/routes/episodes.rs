@@ -44,7 +44,7 @@ pub(in crate::http) async fn list(
 #[utoipa::path(get, path = "/v1/episodes/{id}", tag = "solve",
     params(("id" = String, Path, description = "Its id in the list")), responses(
     (status = 200, description = "The episode", body = RecordedEpisode),
-    (status = 400, description = "The id is no text", body = ErrorBody),
+    (status = 400, description = "The id is not text", body = ErrorBody),
     (status = 401, description = "A key is needed", body = ErrorBody),
     (status = 403, description = "Without a key, no episode is the caller's own", body = ErrorBody),
     (status = 404, description = "No such episode", body = ErrorBody),
@@ -56,7 +56,7 @@ pub(in crate::http) async fn get(
     id: Result<Path<String>, PathRejection>,
 ) -> Result<Response, ApiError> {
     let (archive, only) = readable(&state, &caller)?;
-    let Path(id) = id.map_err(|_| ApiError::invalid("id", "the id is no UTF-8 text"))?;
+    let Path(id) = id.map_err(|_| ApiError::invalid("id", "the id is not UTF-8 text"))?;
     let record = archive.get(&id, only.as_deref()).await.map_err(failure)?;
     let Some(record) = record else {
         let id = shorten(&id);

@@ -8,7 +8,7 @@ use utoipa::{IntoResponses, ToSchema};
 
 use crate::http::wire::ErrorBody;
 
-const OF_THE_LOOP: [(&str, &str); 11] = [
+const LOOP_FAILURES: [(&str, &str); 11] = [
     ("400", "A field is not valid; the error names it"),
     ("401", "A key is needed, or the large model does not take it"),
     ("403", "The key may not use this model"),
@@ -22,15 +22,15 @@ const OF_THE_LOOP: [(&str, &str); 11] = [
     ("504", "The deadline passed before any reply"),
 ];
 
-const OF_A_KEY: [(&str, &str); 4] = [
+const KEY_FAILURES: [(&str, &str); 4] = [
     ("401", "A key is needed"),
     ("403", "A page of another origin, or a foreign host name"),
     ("429", "A limit of the key is reached"),
     ("503", "Keys cannot be checked now"),
 ];
 
-const OF_AN_ENDPOINT: [(&str, &str); 10] = [
-    ("400", "The body is no JSON object"),
+const FORWARD_FAILURES: [(&str, &str); 10] = [
+    ("400", "The body is not a JSON object"),
     ("401", "A key is needed"),
     ("403", "The key may not use this model"),
     ("404", "No endpoint serves the model"),
@@ -47,7 +47,7 @@ pub(super) struct LoopFailures<B>(PhantomData<B>);
 
 impl<B: ToSchema> IntoResponses for LoopFailures<B> {
     fn responses() -> BTreeMap<String, RefOr<Response>> {
-        OF_THE_LOOP.into_iter().map(response::<B>).collect()
+        LOOP_FAILURES.into_iter().map(response::<B>).collect()
     }
 }
 
@@ -56,7 +56,7 @@ pub(super) struct KeyFailures;
 
 impl IntoResponses for KeyFailures {
     fn responses() -> BTreeMap<String, RefOr<Response>> {
-        OF_A_KEY.into_iter().map(response::<ErrorBody>).collect()
+        KEY_FAILURES.into_iter().map(response::<ErrorBody>).collect()
     }
 }
 
@@ -67,7 +67,7 @@ impl IntoResponses for ForwardFailures {
     fn responses() -> BTreeMap<String, RefOr<Response>> {
         let other = ResponseBuilder::new().description("What else the endpoint answers").build();
         let other = ("default".to_owned(), RefOr::T(other));
-        OF_AN_ENDPOINT.into_iter().map(response::<ErrorBody>).chain([other]).collect()
+        FORWARD_FAILURES.into_iter().map(response::<ErrorBody>).chain([other]).collect()
     }
 }
 

@@ -69,33 +69,33 @@ pub(super) fn documented() -> OpenApiRouter<AppHandle> {
 }
 
 /// A path of the APIs, by which metrics distinguish requests.
-struct Named {
+struct Route {
     path: &'static str,
     /// Whether the paths below it belong to it, such as `/v1/models/{model}`.
     has_items: bool,
 }
 
 /// Those of [`documented`].
-static NAMED: LazyLock<Vec<Named>> = LazyLock::new(|| {
+static ROUTES: LazyLock<Vec<Route>> = LazyLock::new(|| {
     let (_, document) = documented().split_for_parts();
     let paths: Vec<String> = document.paths.paths.into_keys().collect();
     let named = paths.iter().filter(|path| path.starts_with("/v1/") && !path.contains('{'));
     let named = named.map(|path| {
         let items = format!("{path}/{{");
         let has_items = paths.iter().any(|other| other.starts_with(&items));
-        Named { path: path.clone().leak(), has_items }
+        Route { path: path.clone().leak(), has_items }
     });
     named.collect()
 });
 
 /// The routes that metrics distinguish.
 pub(super) fn names() -> impl Iterator<Item = &'static str> {
-    NAMED.iter().map(|named| named.path)
+    ROUTES.iter().map(|named| named.path)
 }
 
 /// The name of a request's route in metrics, if it has one.
 pub(super) fn name_of(path: &str) -> Option<&'static str> {
-    let named = NAMED.iter().find(|named| match path.strip_prefix(named.path) {
+    let named = ROUTES.iter().find(|named| match path.strip_prefix(named.path) {
         Some(rest) => rest.is_empty() || (named.has_items && rest.starts_with('/')),
         None => false,
     });

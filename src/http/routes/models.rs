@@ -48,7 +48,7 @@ pub(in crate::http) async fn list(
 #[utoipa::path(get, path = "/v1/models/{model}", tag = "openai",
     params(("model" = String, Path, description = "Its id")), responses(
     (status = 200, description = "The model", body = serde_json::Value),
-    (status = 400, description = "The id is no text", body = ErrorBody),
+    (status = 400, description = "The id is not text", body = ErrorBody),
     (status = 404, description = "No such model", body = ErrorBody),
     KeyFailures))]
 pub(in crate::http) async fn get(
@@ -73,7 +73,7 @@ pub(in crate::http) async fn get_owned(
 }
 
 fn unreadable(_: PathRejection) -> ApiError {
-    ApiError::invalid("model", "the model's id is no UTF-8 text")
+    ApiError::invalid("model", "the model's id is not UTF-8 text")
 }
 
 async fn find(
@@ -83,7 +83,7 @@ async fn find(
     headers: &HeaderMap,
 ) -> Result<Json<Value>, ApiError> {
     let own = virtual_models(state).into_iter().find(|model| model["id"] == id);
-    if let Some(own) = own.filter(|_| caller.may_ask(id)) {
+    if let Some(own) = own.filter(|_| caller.may_use(id)) {
         return Ok(Json(own));
     }
     let all = all(state, caller, headers).await;
@@ -99,7 +99,7 @@ async fn all(state: &AppState, caller: &Caller, headers: &HeaderMap) -> Vec<Valu
     let lists = join_all(lists).await;
     models.extend(lists.iter().flat_map(|list| list.iter().cloned()).map(Value::Object));
     distinct(models, |model| {
-        let id = model["id"].as_str().filter(|id| caller.may_ask(id))?;
+        let id = model["id"].as_str().filter(|id| caller.may_use(id))?;
         Some(id.to_owned())
     })
 }

@@ -13,7 +13,7 @@ use crate::playground::{File, STYLE, STYLE_LINK};
 
 /// Nothing is loaded from elsewhere, no inline scripts run, no text becomes markup, and no other
 /// page can frame this one. The page shows images that the user chooses (`blob:`).
-const POLICY: &str = "default-src 'none'; script-src 'self'; connect-src 'self'; \
+const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; connect-src 'self'; \
                       img-src 'self' blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; \
                       require-trusted-types-for 'script'; trusted-types 'none'; style-src 'self'";
 
@@ -34,7 +34,7 @@ pub(in crate::http) fn files<S: Clone + Send + Sync + 'static>(
 /// paint waits for nothing else; the policy knows that sheet by its hash.
 fn served(file: &'static File, style: &str) -> (Bytes, String) {
     let Some((before, after)) = file.content.split_once(STYLE_LINK) else {
-        return (Bytes::from_static(file.content.as_bytes()), POLICY.to_owned());
+        return (Bytes::from_static(file.content.as_bytes()), CONTENT_SECURITY_POLICY.to_owned());
     };
     let hash = BASE64_STANDARD.encode(Sha256::digest(style));
     let page = format!("{before}<style>{style}</style>{after}");

@@ -13,7 +13,7 @@ use serde_json::json;
 
 use crate::compute;
 use crate::engine::Sampling;
-use crate::episode::{Episode, EpisodeEvent, EpisodeRequest, GivenTurn, Silent};
+use crate::episode::{DiscardEvents, Episode, EpisodeEvent, EpisodeRequest, GivenTurn};
 use crate::http::body::{RawBody, parse_bounded};
 use crate::http::caller::{Caller, authorization};
 use crate::http::episode::task::{EpisodeStream, EpisodeTask, TaskEvent};
@@ -72,7 +72,7 @@ pub(in crate::http) async fn solve(
         let response = sse::response(Box::pin(events), &state, ROUTE, started);
         return Ok((super::policy_header(&*policy), response).into_response());
     }
-    let episode = task.run(&mut Silent).await?;
+    let episode = task.run(&mut DiscardEvents).await?;
     let headers =
         super::episode_headers(&*policy, episode.trajectory.turns.len(), task.overhead(&episode));
     let shown = show.of(&*policy, &episode).await?;

@@ -28,7 +28,7 @@ use crate::runs::{PerStep, Runs};
 /// The time-out for reading.
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// A report's own script and styles are used, but isolated: it has no origin, and loads nothing.
-const REPORT_POLICY: &str = "sandbox allow-scripts; default-src 'none'; \
+const REPORT_CONTENT_SECURITY_POLICY: &str = "sandbox allow-scripts; default-src 'none'; \
                              script-src 'unsafe-inline'; style-src 'unsafe-inline'; \
                              img-src data:; base-uri 'none'; form-action 'none'; \
                              frame-ancestors 'none'";
@@ -98,7 +98,7 @@ async fn metrics(
 #[utoipa::path(get, path = "/v1/runs/{run}/evaluations", tag = "runs",
     params(("run" = String, Path, description = "The run's name")), responses(
     (status = 200, description = "The steps", body = StepList),
-    (status = 400, description = "The name is no text", body = ErrorBody),
+    (status = 400, description = "The name is not text", body = ErrorBody),
     (status = 404, description = "No such run", body = ErrorBody),
     (status = 503, description = "The folder cannot be read", body = ErrorBody)))]
 async fn evaluations(
@@ -113,7 +113,7 @@ async fn evaluations(
     params(("run" = String, Path, description = "The run's name"),
         ("step" = u64, Path, description = "The step")), responses(
     (status = 200, description = "The evaluation", body = Value),
-    (status = 400, description = "The step is no number", body = ErrorBody),
+    (status = 400, description = "The step is not a number", body = ErrorBody),
     (status = 404, description = "No such evaluation", body = ErrorBody),
     (status = 503, description = "The file cannot be read, or is being written", body = ErrorBody)))]
 async fn evaluation(
@@ -127,7 +127,7 @@ async fn evaluation(
 #[utoipa::path(get, path = "/v1/runs/{run}/samples", tag = "runs",
     params(("run" = String, Path, description = "The run's name")), responses(
     (status = 200, description = "The steps", body = StepList),
-    (status = 400, description = "The name is no text", body = ErrorBody),
+    (status = 400, description = "The name is not text", body = ErrorBody),
     (status = 404, description = "No such run", body = ErrorBody),
     (status = 503, description = "The folder cannot be read", body = ErrorBody)))]
 async fn samples(
@@ -143,7 +143,7 @@ async fn samples(
     params(("run" = String, Path, description = "The run's name"),
         ("step" = u64, Path, description = "The step")), responses(
     (status = 200, description = "The episodes", body = Value),
-    (status = 400, description = "The step is no number", body = ErrorBody),
+    (status = 400, description = "The step is not a number", body = ErrorBody),
     (status = 404, description = "No episodes of this step", body = ErrorBody),
     (status = 503, description = "The file cannot be read", body = ErrorBody)))]
 async fn sample(
@@ -157,7 +157,7 @@ async fn sample(
 #[utoipa::path(get, path = "/v1/runs/{run}/report", tag = "runs",
     params(("run" = String, Path, description = "The run's name")), responses(
     (status = 200, description = "The report", body = String, content_type = "text/html"),
-    (status = 400, description = "The name is no text", body = ErrorBody),
+    (status = 400, description = "The name is not text", body = ErrorBody),
     (status = 404, description = "No such report", body = ErrorBody),
     (status = 503, description = "The file cannot be read", body = ErrorBody)))]
 async fn report(
@@ -168,7 +168,7 @@ async fn report(
     let page = read(runs, move |runs| runs.report(&run)).await?;
     let headers = [
         (header::CONTENT_TYPE, "text/html; charset=utf-8"),
-        (header::CONTENT_SECURITY_POLICY, REPORT_POLICY),
+        (header::CONTENT_SECURITY_POLICY, REPORT_CONTENT_SECURITY_POLICY),
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
         (header::REFERRER_POLICY, "no-referrer"),
         (header::CACHE_CONTROL, "no-cache"),

@@ -340,7 +340,7 @@ impl ChatRequest {
             ("max_tokens", self.own_max_tokens.map(Value::from)),
             ("stop", (!stops.is_empty()).then(|| json!(stops))),
         ]);
-        Ok(AnswerForm { params: params.into(), own, by_large_model, check })
+        Ok(AnswerForm { params: params.into(), optional_params: own, by_large_model, check })
     }
 
     fn has_tools(&self) -> bool {

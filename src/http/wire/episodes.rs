@@ -17,7 +17,7 @@ const LIMIT: u64 = 20;
 /// Episodes of a page at most.
 const MAX_PAGE: u64 = 100;
 /// Bytes of a question or an answer that a list shows.
-const SHOWN: usize = 500;
+const MAX_SHOWN_BYTES: usize = 500;
 
 /// A filter, and the start of the page.
 #[derive(Debug, Clone, Deserialize, IntoParams)]
@@ -129,8 +129,8 @@ impl From<(String, ListedEpisode)> for EpisodeSummary {
             created: episode.created,
             turns: episode.turns(),
             finish_reason: episode.finish_reason.as_str(),
-            question: head(&episode.question, SHOWN),
-            answer: head(&episode.answer, SHOWN),
+            question: head(&episode.question, MAX_SHOWN_BYTES),
+            answer: head(&episode.answer, MAX_SHOWN_BYTES),
             usage: episode.usage.into(),
             reply_id: episode.reply_id,
             caller: episode.caller,

@@ -51,36 +51,36 @@ pub(in crate::http) struct Options {
 
 impl Options {
     /// The limits of the episode. `prefix` stands before the names in errors.
-    pub(in crate::http) fn limits(&self, most: &Limits, prefix: &str) -> Result<Limits, ApiError> {
-        let within = |name: &str, asked: Option<u64>, most: u64| match asked {
-            None => Ok(most),
-            Some(asked) if (1..=most).contains(&asked) => Ok(asked),
+    pub(in crate::http) fn limits(&self, max: &Limits, prefix: &str) -> Result<Limits, ApiError> {
+        let within = |name: &str, asked: Option<u64>, max: u64| match asked {
+            None => Ok(max),
+            Some(asked) if (1..=max).contains(&asked) => Ok(asked),
             Some(asked) => {
                 let name = format!("{prefix}{name}");
-                let message = format!("`{name}` = {asked} is not between 1 and {most}");
+                let message = format!("`{name}` = {asked} is not between 1 and {max}");
                 Err(ApiError::invalid(&name, message))
             }
         };
-        let tokens = within("max_tokens", self.max_tokens, most.max_policy_tokens as u64)? as usize;
+        let tokens = within("max_tokens", self.max_tokens, max.max_policy_tokens as u64)? as usize;
         Ok(Limits {
-            max_turns: within("max_turns", self.max_turns, most.max_turns as u64)? as usize,
+            max_turns: within("max_turns", self.max_turns, max.max_turns as u64)? as usize,
             max_policy_tokens: tokens,
-            max_turn_tokens: most.max_turn_tokens.min(tokens),
-            deadline_ms: within("deadline_ms", self.deadline_ms, most.deadline_ms)?,
-            max_cost: self.max_cost(most.max_cost, prefix)?,
-            ..most.clone()
+            max_turn_tokens: max.max_turn_tokens.min(tokens),
+            deadline_ms: within("deadline_ms", self.deadline_ms, max.deadline_ms)?,
+            max_cost: self.max_cost(max.max_cost, prefix)?,
+            ..max.clone()
         })
     }
 
-    fn max_cost(&self, most: Option<f64>, prefix: &str) -> Result<Option<f64>, ApiError> {
-        let Some(asked) = self.max_cost else { return Ok(most) };
+    fn max_cost(&self, max: Option<f64>, prefix: &str) -> Result<Option<f64>, ApiError> {
+        let Some(asked) = self.max_cost else { return Ok(max) };
         let name = format!("{prefix}max_cost");
         if !asked.is_finite() || asked <= 0.0 {
             return Err(ApiError::invalid(&name, format!("`{name}` = {asked} is no amount")));
         }
-        match most {
-            Some(most) if asked > most => {
-                let message = format!("`{name}` = {asked} is more than the server's {most}");
+        match max {
+            Some(max) if asked > max => {
+                let message = format!("`{name}` = {asked} is more than the server's {max}");
                 Err(ApiError::invalid(&name, message))
             }
             _ => Ok(Some(asked)),
@@ -119,11 +119,11 @@ pub(in crate::http) fn between(
     name: &str,
     value: Option<f64>,
     least: f64,
-    most: f64,
+    max: f64,
 ) -> Result<Option<f64>, ApiError> {
     match value {
-        Some(value) if !(least..=most).contains(&value) => {
-            let message = format!("`{name}` = {value} is not between {least} and {most}");
+        Some(value) if !(least..=max).contains(&value) => {
+            let message = format!("`{name}` = {value} is not between {least} and {max}");
             Err(ApiError::invalid(name, message))
         }
         value => Ok(value),

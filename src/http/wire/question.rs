@@ -182,7 +182,8 @@ fn check(index: usize, message: &ChatMessage) -> Result<(), ApiError> {
                 let is_text = part.get("text").is_some_and(Value::is_string);
                 if kind.is_none() || (kind == Some("text") && !is_text) {
                     let param = format!("{param}[{number}]");
-                    let text = format!("`{param}` is no part: it needs a `type` and its content");
+                    let text =
+                        format!("`{param}` is not a part: it needs a `type` and its content");
                     return Err(ApiError::invalid(&param, text));
                 }
             }

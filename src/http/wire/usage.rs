@@ -84,13 +84,13 @@ impl From<CallUsage> for Share {
 
 /// Adds up what episodes used.
 #[derive(Debug, Clone, Copy, Default)]
-pub(in crate::http) struct Sum {
+pub(in crate::http) struct UsageSum {
     pub(in crate::http) turns: usize,
     usage: EpisodeUsage,
     is_policy_billed: bool,
 }
 
-impl Sum {
+impl UsageSum {
     /// No usage yet. `is_policy_billed`: whether the policy's tokens are paid for.
     pub(in crate::http) fn new(is_policy_billed: bool) -> Self {
         Self { is_policy_billed, ..Self::default() }

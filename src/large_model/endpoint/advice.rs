@@ -6,7 +6,7 @@ use crate::outbound::retry::{Advice, Retryable};
 impl Retryable for LargeModelError {
     fn advice(&self) -> Advice {
         match self {
-            Self::CircuitOpen { .. } => Advice::NotMade,
+            Self::CircuitOpen { .. } => Advice::NotAttempted,
             Self::Status { retry_after, .. } if self.is_transient() => {
                 Advice::Retry { after: *retry_after }
             }

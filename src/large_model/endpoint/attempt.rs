@@ -42,18 +42,18 @@ impl Attempt {
     }
 
     /// Records that a response has begun.
-    pub(super) fn answers(&self) {
-        self.exchange.answers();
+    pub(super) fn response_began(&self) {
+        self.exchange.response_began();
     }
 
     /// Records the outcome.
-    pub(super) fn settle(&mut self, outcome: AttemptOutcome) {
+    pub(super) fn set_outcome(&mut self, outcome: AttemptOutcome) {
         self.outcome = outcome;
     }
 
     /// Records the outcome of a result.
-    pub(super) fn settle_by<T>(&mut self, result: &Result<T, LargeModelError>) {
-        self.settle(match result {
+    pub(super) fn set_outcome_of<T>(&mut self, result: &Result<T, LargeModelError>) {
+        self.set_outcome(match result {
             Ok(_) => AttemptOutcome::Success,
             Err(error) => AttemptOutcome::from(error),
         });

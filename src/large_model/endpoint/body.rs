@@ -97,7 +97,7 @@ impl Body {
     }
 
     /// Lets the body be so many times as long, for a reader that keeps little of it.
-    pub(super) fn lengthen(&mut self, times: usize) {
+    pub(super) fn extend_limit(&mut self, times: usize) {
         self.limit = self.limit.saturating_mul(times);
     }
 

@@ -12,7 +12,7 @@ use super::config::BreakerConfig;
 /// Requests that probe an endpoint after a pause.
 const PROBES: usize = 3;
 /// Breakers that are tracked at once: those with recent failures.
-const MAX_WATCHED: usize = 1_024;
+const MAX_TRACKED: usize = 1_024;
 
 /// What a request is for: the route and the model.
 type Target = Arc<str>;
@@ -22,7 +22,7 @@ type Target = Arc<str>;
 pub(super) struct Breakers {
     config: BreakerConfig,
     /// Those that are not in their initial state: of a caller, or of all.
-    watched: HashMap<(Target, Option<u64>), Breaker>,
+    tracked: HashMap<(Target, Option<u64>), Breaker>,
 }
 
 /// Opens once most of the recent requests failed, then lets a few probes through.
@@ -74,10 +74,10 @@ pub(super) struct Ticket {
 
 impl Ticket {
     /// The breakers that it is for, with their generations.
-    fn places(&self) -> [((Target, Option<u64>), u64); 2] {
+    fn keys(&self) -> [((Target, Option<u64>), u64); 2] {
         let [own, shared] = self.generations;
-        let place = |caller| (Arc::clone(&self.target), caller);
-        [(place(Some(self.caller)), own), (place(None), shared)]
+        let key = |caller| (Arc::clone(&self.target), caller);
+        [(key(Some(self.caller)), own), (key(None), shared)]
     }
 }
 
@@ -92,7 +92,7 @@ pub(super) enum Health {
 
 impl Breakers {
     pub(super) fn new(config: BreakerConfig) -> Self {
-        Self { config, watched: HashMap::new() }
+        Self { config, tracked: HashMap::new() }
     }
 
     /// Permission for a request of this caller now, or the remaining pause.
@@ -104,14 +104,14 @@ impl Breakers {
     ) -> Result<Ticket, Duration> {
         let target = Target::from(target);
         let mut ticket = Ticket { target, caller, generations: [0; 2] };
-        for (number, (place, _)) in ticket.places().into_iter().enumerate() {
-            let Some(breaker) = self.watched.get_mut(&place) else { continue };
+        for (number, (key, _)) in ticket.keys().into_iter().enumerate() {
+            let Some(breaker) = self.tracked.get_mut(&key) else { continue };
             match breaker.admit(caller, now) {
                 Ok(generation) => ticket.generations[number] = generation,
                 Err(wait) => {
                     if number == 1 {
                         // The caller's own breaker may have counted it as a probe.
-                        let (own, generation) = &ticket.places()[0];
+                        let (own, generation) = &ticket.keys()[0];
                         self.note(own, *generation, caller, Health::Unknown, now);
                     }
                     return Err(wait);
@@ -122,9 +122,9 @@ impl Breakers {
     }
 
     /// Whether a breaker opened since this ticket was issued.
-    pub(super) fn is_stopped(&self, ticket: &Ticket) -> bool {
-        ticket.places().iter().any(|(place, generation)| {
-            self.watched.get(place).is_some_and(|breaker| {
+    pub(super) fn is_revoked(&self, ticket: &Ticket) -> bool {
+        ticket.keys().iter().any(|(key, generation)| {
+            self.tracked.get(key).is_some_and(|breaker| {
                 breaker.generation != *generation && matches!(breaker.state, Circuit::Open { .. })
             })
         })
@@ -136,13 +136,13 @@ impl Breakers {
     }
 
     /// Notes that a response has begun: further requests may be sent before a probe has ended.
-    pub(super) fn answers(&mut self, ticket: &Ticket) {
-        for (place, generation) in ticket.places() {
-            if let Some(breaker) = self.watched.get(&place)
+    pub(super) fn response_began(&mut self, ticket: &Ticket) {
+        for (key, generation) in ticket.keys() {
+            if let Some(breaker) = self.tracked.get(&key)
                 && breaker.generation == generation
                 && matches!(breaker.state, Circuit::HalfOpen { .. })
             {
-                self.watched.remove(&place);
+                self.tracked.remove(&key);
             }
         }
     }
@@ -152,37 +152,37 @@ impl Breakers {
         if self.config.failures == 0 {
             return;
         }
-        for (place, generation) in ticket.places() {
-            self.note(&place, generation, ticket.caller, health, now);
+        for (key, generation) in ticket.keys() {
+            self.note(&key, generation, ticket.caller, health, now);
         }
     }
 
     fn note(
         &mut self,
-        place: &(Target, Option<u64>),
+        key: &(Target, Option<u64>),
         generation: u64,
         caller: u64,
         health: Health,
         now: Instant,
     ) {
-        let is_known = self.watched.contains_key(place);
+        let is_known = self.tracked.contains_key(key);
         if !is_known && (health != Health::Bad || generation != 0) {
             return;
         }
-        if !is_known && self.watched.len() >= MAX_WATCHED {
-            self.watched.retain(|_, breaker| !matches!(breaker.state, Circuit::Closed { .. }));
-            if self.watched.len() >= MAX_WATCHED {
+        if !is_known && self.tracked.len() >= MAX_TRACKED {
+            self.tracked.retain(|_, breaker| !matches!(breaker.state, Circuit::Closed { .. }));
+            if self.tracked.len() >= MAX_TRACKED {
                 return;
             }
         }
-        let rules = Rules::of(&self.config, place.1.is_none());
-        let breaker = self.watched.entry(place.clone()).or_insert_with(|| Breaker {
+        let rules = Rules::of(&self.config, key.1.is_none());
+        let breaker = self.tracked.entry(key.clone()).or_insert_with(|| Breaker {
             state: Circuit::Closed { recent: VecDeque::new() },
             generation: 0,
             rules,
         });
         if breaker.generation == generation && breaker.record(caller, health, now) {
-            self.watched.remove(place);
+            self.tracked.remove(key);
         }
     }
 }

@@ -36,7 +36,7 @@ fn run(name: &str, failures: u32, steps: &[Step]) {
                 Ok(_) => panic!("{name}, step {number}: admitted"),
                 Err(got) => assert_eq!(got, Duration::from_millis(*wait), "{name}, step {number}"),
             },
-            Answer(letter) => breakers.answers(&tickets[letter]),
+            Answer(letter) => breakers.response_began(&tickets[letter]),
             End(ms, letter, health) => breakers.record(&tickets[letter], *health, at(ms)),
         }
     }
@@ -275,16 +275,16 @@ fn targets_are_apart_and_bounded() {
         ticket
     };
     let ticket = fail(&mut breakers, "broken");
-    assert!(breakers.is_stopped(&ticket) && breakers.admit("broken", 0, now).is_err());
+    assert!(breakers.is_revoked(&ticket) && breakers.admit("broken", 0, now).is_err());
     assert!(breakers.admit("healthy", 0, now).is_ok());
-    for number in 0..2 * MAX_WATCHED {
+    for number in 0..2 * MAX_TRACKED {
         fail(&mut breakers, &number.to_string());
     }
-    assert_eq!(breakers.watched.len(), MAX_WATCHED);
+    assert_eq!(breakers.tracked.len(), MAX_TRACKED);
     let later = now + Duration::from_millis(100);
-    for number in 0..MAX_WATCHED {
+    for number in 0..MAX_TRACKED {
         let ticket = breakers.admit(&number.to_string(), 0, later).unwrap();
         breakers.record(&ticket, Good, later);
     }
-    assert!(breakers.watched.len() <= 1, "{}", breakers.watched.len());
+    assert!(breakers.tracked.len() <= 1, "{}", breakers.tracked.len());
 }

@@ -14,7 +14,7 @@ use super::body::Body;
 use super::config::{LargeModelConfig, LargeModelConfigError};
 use super::exchange::{CallTarget, Exchange};
 use super::fields::{Names, fields, misses_thoughts, refused_by};
-use super::live::{Live, Reading};
+use super::live::{Live, ReplyContext};
 use super::passed_usage::PassedUsage;
 use super::reply::parse_completion;
 use super::transport::{EndpointSetup, Transport};
@@ -79,7 +79,7 @@ impl Endpoint {
         &self,
         call: &Call,
         is_stream: bool,
-        attempt: impl Fn(Arc<Exchange>, Request, Reading) -> F,
+        attempt: impl Fn(Arc<Exchange>, Request, ReplyContext) -> F,
     ) -> Result<T, LargeModelError>
     where
         F: Future<Output = Result<T, LargeModelError>>,
@@ -103,7 +103,7 @@ impl Endpoint {
             let fields = fields.map_err(|error| exchange.rejected(error.to_string()))?;
             let (config, until) = (&transport.config.retries, exchange.retry_until());
             let result = retrying(config, &transport.rng, until, || {
-                let reading = Reading {
+                let reading = ReplyContext {
                     model: model.to_owned(),
                     request: fields.body.clone(),
                     with_thoughts: call.with_thoughts,
@@ -130,7 +130,9 @@ impl Endpoint {
                 with_thoughts = true;
                 continue;
             }
-            let Some((names, is_lasting)) = refused_by(error, &fields.own) else { return result };
+            let Some((names, is_lasting)) = refused_by(error, &fields.optional) else {
+                return result;
+            };
             tracing::info!(
                 model = transport.name,
                 fields = ?names.keys().collect::<Vec<_>>(),
@@ -218,7 +220,7 @@ impl LargeModel for Endpoint {
 impl Endpoint {
     /// The whole reply to `call`, without waiting for a slot.
     async fn complete_now(&self, call: &Call) -> Result<Reply, LargeModelError> {
-        self.ask(call, false, async |exchange, request, reading: Reading| {
+        self.ask(call, false, async |exchange, request, reading: ReplyContext| {
             let mut attempt = Attempt::begin(&exchange).await?;
             let result = async {
                 let response = open(&exchange, request).await?;
@@ -228,7 +230,7 @@ impl Endpoint {
                     .map_err(|fault| reading.error(&exchange, fault))
             };
             let result = result.await;
-            attempt.settle_by(&result);
+            attempt.set_outcome_of(&result);
             result
         })
         .await
@@ -244,11 +246,11 @@ impl Endpoint {
             };
             match first.await {
                 Ok(opened) => {
-                    attempt.answers();
+                    attempt.response_began();
                     Ok(opened.into_stream(attempt))
                 }
                 Err(error) => {
-                    attempt.settle((&error).into());
+                    attempt.set_outcome((&error).into());
                     Err(error)
                 }
             }

@@ -12,7 +12,7 @@ use serde_json::{Map, Value};
 use crate::hint::Hint;
 use crate::large_model::pace::{Limits, PaceConfig};
 use crate::large_model::{Prices, UnknownModel};
-use crate::outbound::client::{Unusable, parse_url};
+use crate::outbound::client::{InvalidSetting, parse_url};
 use crate::outbound::config::{RetryConfig, TimeoutConfig};
 
 /// One large model behind an OpenAI-compatible endpoint: a table `[large_models.NAME]`.
@@ -165,8 +165,8 @@ impl Hint for LargeModelConfigError {
 }
 
 impl LargeModelConfigError {
-    pub(super) fn of(table: &str, unusable: Unusable) -> Self {
-        let Unusable { key, value, reason, hint } = unusable;
+    pub(super) fn of(table: &str, unusable: InvalidSetting) -> Self {
+        let InvalidSetting { key, value, reason, hint } = unusable;
         Self::Invalid { table: table.to_owned(), key: key.to_owned(), value, reason, hint }
     }
 
@@ -229,7 +229,7 @@ impl LargeModelConfig {
         PaceConfig {
             adaptive: self.adaptive_in_flight.unwrap_or_default().then_some(self.max_in_flight),
             // Waiting calls must not come near their time-outs.
-            longest: self.timeouts.first_byte() / 4,
+            max_duration: self.timeouts.first_byte() / 4,
             limits: Limits { requests: self.requests_per_minute, tokens: self.tokens_per_minute },
             waits: self.fallbacks.is_empty(),
         }
@@ -309,13 +309,13 @@ impl LargeModelConfig {
         self.parse_url().map_err(|unusable| LargeModelConfigError::of(table, unusable))
     }
 
-    fn parse_url(&self) -> Result<Url, Unusable> {
+    fn parse_url(&self) -> Result<Url, InvalidSetting> {
         const FORM: &str =
             "write it like `https://api.openai.com/v1` or `http://127.0.0.1:8000/v1`";
         let url = parse_url(&self.url, FORM)?;
         if url.path().trim_end_matches('/').ends_with("/chat/completions") {
             let hint = "leave `/chat/completions` out: it is appended";
-            return Err(Unusable::url(&self.url, "it names one path of the API", hint));
+            return Err(InvalidSetting::url(&self.url, "it names one path of the API", hint));
         }
         Ok(url)
     }

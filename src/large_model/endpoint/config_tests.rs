@@ -66,8 +66,8 @@ fn urls() {
         ("http://[::1]:8000/api/v3/", Ok("http://[::1]:8000/api/v3/")),
         ("", Err("`large_models.x.url` = ``: relative URL without a base")),
         ("api.example.com/v1", Err("relative URL without a base\nhint: write it like `https://")),
-        ("localhost:8000/v1", Err("it is no http or https URL\nhint: write it like")),
-        ("ftp://example.com/v1", Err("it is no http or https URL")),
+        ("localhost:8000/v1", Err("it is not an http or https URL\nhint: write it like")),
+        ("ftp://example.com/v1", Err("it is not an http or https URL")),
         ("http://", Err("empty host")),
         ("https://user:planted@example.com/v1", Err("it contains credentials\nhint: put the key")),
         ("https://planted@example.com/v1", Err("`example.com/v1`: it contains credentials")),
@@ -157,7 +157,7 @@ fn keys_come_from_the_named_variable() {
     assert!(unset.contains("`OTHER`: the variable is not set\nhint: export it"), "{unset}");
     for value in ["sk planted", "sk\nplanted", "sk-planted\u{7f}"] {
         let error = build("", Some(value)).unwrap_err();
-        assert!(error.contains("`OPENAI_API_KEY`: its value is no key"), "{error}");
+        assert!(error.contains("`OPENAI_API_KEY`: its value is not a key"), "{error}");
         assert!(!error.contains("planted"), "{error}");
     }
 }

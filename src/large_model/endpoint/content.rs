@@ -71,7 +71,7 @@ pub(super) fn flatten(content: Value, fields: &mut Map<String, Value>) -> Value 
 }
 
 /// Gives every tool call what clients rely on: a unique id, a type, arguments as text.
-pub(super) fn mend_calls(fields: &mut Map<String, Value>) {
+pub(super) fn repair_calls(fields: &mut Map<String, Value>) {
     let Some(Value::Array(calls)) = fields.get_mut("tool_calls") else {
         fields.shift_remove("tool_calls");
         return;
@@ -220,7 +220,7 @@ mod tests {
         .as_object()
         .cloned()
         .unwrap();
-        mend_calls(&mut fields);
+        repair_calls(&mut fields);
         let calls = fields["tool_calls"].as_array().unwrap();
         let arguments: Vec<_> = calls.iter().map(|call| &call["function"]["arguments"]).collect();
         assert_eq!(arguments, ["{\"a\":1}", "{}", "{\"b\": 2}", "{}"]);
@@ -232,11 +232,11 @@ mod tests {
         assert!(ids.len() == 4 && ids.iter().all(|id| !id.is_empty()), "{ids:?}");
         let custom = json!({"tool_calls": [{"id": "c", "custom": {"name": "f", "input": "x"}}]});
         let mut fields = custom.as_object().cloned().unwrap();
-        mend_calls(&mut fields);
+        repair_calls(&mut fields);
         assert_eq!(fields["tool_calls"][0]["type"], "custom");
         for none in [json!([]), json!(null), json!("x")] {
             let mut fields = Map::from_iter([("tool_calls".to_owned(), none)]);
-            mend_calls(&mut fields);
+            repair_calls(&mut fields);
             assert!(fields.is_empty());
         }
     }
@@ -245,7 +245,7 @@ mod tests {
     fn many_calls_take_no_time_to_speak_of() {
         let calls = (0..100_000).map(|number| json!({"id": number.to_string()})).collect();
         let mut fields = Map::from_iter([("tool_calls".to_owned(), Value::Array(calls))]);
-        mend_calls(&mut fields);
+        repair_calls(&mut fields);
         assert_eq!(fields["tool_calls"].as_array().map(Vec::len), Some(100_000));
     }
 

@@ -21,11 +21,11 @@ impl BodyDecoder {
         }
     }
 
-    /// Decodes a piece. Stops soon after more than `most` bytes.
+    /// Decodes a piece. Stops soon after more than `max_bytes` bytes.
     ///
     /// # Errors
     /// When the body is not what its encoding says.
-    pub(super) fn push(&mut self, encoded: &[u8], most: usize) -> io::Result<Bytes> {
+    pub(super) fn push(&mut self, encoded: &[u8], max_bytes: usize) -> io::Result<Bytes> {
         /// A byte decodes to a thousand bytes at most.
         const STEP: usize = 1024;
         for step in encoded.chunks(STEP) {
@@ -41,7 +41,7 @@ impl BodyDecoder {
                     decoder.get_ref()
                 }
             };
-            if decoded.len() > most {
+            if decoded.len() > max_bytes {
                 break;
             }
         }

@@ -24,7 +24,7 @@ use reqwest::Body;
 use tokio::net::TcpStream;
 use tower::ServiceExt;
 
-use crate::outbound::wire::{AGENT, CLOSED_UNSERVED, MAX_HEADERS, Request, Response};
+use crate::outbound::wire::{CLOSED_UNSERVED, MAX_HEADERS, Request, Response, USER_AGENT};
 
 /// How long an idle connection is kept open.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(90);
@@ -78,7 +78,7 @@ impl Direct {
         let host = HeaderValue::from_str(host).ok()?;
         let mut connector = HttpConnector::new();
         connector.set_nodelay(true);
-        let idle = Arc::new(Idle { most: most_idle, links: Mutex::default() });
+        let idle = Arc::new(Idle { max: most_idle, links: Mutex::default() });
         Some(Self { connector, to, host, connect_timeout, idle })
     }
 
@@ -91,7 +91,7 @@ impl Direct {
         let headers = request.headers_mut();
         headers.insert(header::HOST, self.host.clone());
         headers.entry(header::ACCEPT).or_insert(HeaderValue::from_static("*/*"));
-        let agent = HeaderValue::from_static(AGENT);
+        let agent = HeaderValue::from_static(USER_AGENT);
         headers.entry(header::USER_AGENT).or_insert(agent);
         while let Some(mut link) = self.idle.take() {
             let asked = Instant::now();
@@ -108,7 +108,7 @@ impl Direct {
         Ok(self.reply(link, response).await)
     }
 
-    async fn connect(&self) -> Result<Link, DirectError> {
+    async fn connect(&self) -> Result<PooledConnection, DirectError> {
         let connecting = async {
             let stream = self.connector.clone().oneshot(self.to.clone()).await;
             let stream = stream.map_err(DirectError::connect)?;
@@ -118,13 +118,13 @@ impl Direct {
                 .allow_spaces_after_header_name_in_responses(true)
                 .handshake(stream);
             let (sender, connection) = handshake.await.map_err(DirectError::connect)?;
-            Ok(Link { sender, connection: Box::pin(connection), is_over: false })
+            Ok(PooledConnection { sender, connection: Box::pin(connection), is_over: false })
         };
         let connected = tokio::time::timeout(self.connect_timeout, connecting).await;
         connected.map_err(|_| DirectError::ConnectTimeout)?
     }
 
-    async fn reply(&self, link: Link, response: http::Response<Incoming>) -> Response {
+    async fn reply(&self, link: PooledConnection, response: http::Response<Incoming>) -> Response {
         let (head, body) = response.into_parts();
         let mut reply = Reply { body, link: Some(link), idle: Arc::clone(&self.idle) };
         if reply.body.is_end_stream() {
@@ -139,13 +139,13 @@ impl Direct {
 }
 
 /// A connection. Dropping it closes it.
-struct Link {
+struct PooledConnection {
     sender: SendRequest<Body>,
     connection: Pin<Box<Connection<TokioIo<TcpStream>, Body>>>,
     is_over: bool,
 }
 
-impl Link {
+impl PooledConnection {
     /// Drives reads and writes.
     fn drive(&mut self, context: &mut Context<'_>) {
         // The request in flight notices by itself how the connection ended.
@@ -172,7 +172,7 @@ impl Link {
 /// A response's body, which drives its connection and returns it at the end.
 struct Reply {
     body: Incoming,
-    link: Option<Link>,
+    link: Option<PooledConnection>,
     idle: Arc<Idle>,
 }
 
@@ -219,13 +219,13 @@ impl hyper::body::Body for Reply {
 
 /// Idle connections, the longest idle first, with the start of their idle time.
 struct Idle {
-    most: usize,
-    links: Mutex<VecDeque<(Instant, Link)>>,
+    max: usize,
+    links: Mutex<VecDeque<(Instant, PooledConnection)>>,
 }
 
 impl Idle {
     /// A connection that is still usable.
-    fn take(&self) -> Option<Link> {
+    fn take(&self) -> Option<PooledConnection> {
         loop {
             let (since, mut link) = self.links().pop_back()?;
             if since.elapsed() < IDLE_TIMEOUT {
@@ -237,17 +237,17 @@ impl Idle {
         }
     }
 
-    fn put(&self, link: Link) {
+    fn put(&self, link: PooledConnection) {
         let mut links = self.links();
         while links.front().is_some_and(|(since, _)| since.elapsed() >= IDLE_TIMEOUT) {
             links.pop_front();
         }
-        if link.is_ready() && links.len() < self.most {
+        if link.is_ready() && links.len() < self.max {
             links.push_back((Instant::now(), link));
         }
     }
 
-    fn links(&self) -> MutexGuard<'_, VecDeque<(Instant, Link)>> {
+    fn links(&self) -> MutexGuard<'_, VecDeque<(Instant, PooledConnection)>> {
         self.links.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

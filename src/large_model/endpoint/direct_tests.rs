@@ -85,7 +85,7 @@ async fn one_connection_serves_one_request_after_another() {
         let mut headers: Vec<_> = headers.lines().collect();
         headers.sort_unstable();
         let host = format!("host: {address}");
-        let agent = format!("user-agent: {}", AGENT);
+        let agent = format!("user-agent: {}", USER_AGENT);
         assert_eq!(headers, ["accept: */*", "content-length: 5", &host, &agent]);
     }
 }

@@ -100,16 +100,16 @@ impl Exchange {
     pub(super) fn check_admitted(&self) -> Result<(), LargeModelError> {
         let Some(ticket) = &self.ticket else { return Ok(()) };
         let breakers = self.transport.breakers();
-        if breakers.is_stopped(ticket) {
+        if breakers.is_revoked(ticket) {
             return Err(circuit_open(&self.transport, breakers.pause()));
         }
         Ok(())
     }
 
     /// Notes that a response has begun.
-    pub(super) fn answers(&self) {
+    pub(super) fn response_began(&self) {
         if let Some(ticket) = &self.ticket {
-            self.transport.breakers().answers(ticket);
+            self.transport.breakers().response_began(ticket);
         }
     }
 
@@ -129,7 +129,7 @@ impl Exchange {
     pub(super) async fn send(&self, mut request: Request) -> Result<Response, LargeModelError> {
         if let Some(value) = &self.authorization {
             let mut value = HeaderValue::from_str(value.expose_secret())
-                .map_err(|_| self.rejected("the caller's `Authorization` is no valid header"))?;
+                .map_err(|_| self.rejected("the caller's `Authorization` is not a valid header"))?;
             value.set_sensitive(true);
             request.headers_mut().insert(header::AUTHORIZATION, value);
         }
@@ -149,15 +149,15 @@ impl Exchange {
             let sent = self.within(Phase::FirstByte, limit, sending).await?;
             return sent.map(Response::from).map_err(|error| match error.is_connect() {
                 true if error.is_timeout() => self.connect_timeout(),
-                true => self.unconnected(&error, library_causes(&error)),
-                false => self.unanswered(&error, library_causes(&error)),
+                true => self.connect_error(&error, library_causes(&error)),
+                false => self.no_response(&error, library_causes(&error)),
             });
         };
         let sent = self.within(Phase::FirstByte, limit, direct.send(request)).await?;
         sent.map_err(|error| match error {
             DirectError::ConnectTimeout => self.connect_timeout(),
-            DirectError::Connect(error) => self.unconnected(&*error, causes(&*error)),
-            DirectError::Failed(error) => self.unanswered(&error, causes(&error)),
+            DirectError::Connect(error) => self.connect_error(&*error, causes(&*error)),
+            DirectError::Failed(error) => self.no_response(&error, causes(&error)),
         })
     }
 
@@ -228,7 +228,7 @@ impl Exchange {
     }
 
     /// No connection could be made.
-    fn unconnected(&self, error: &(dyn Error + 'static), reason: String) -> LargeModelError {
+    fn connect_error(&self, error: &(dyn Error + 'static), reason: String) -> LargeModelError {
         let is_out_of_files = cause_of::<io::Error>(error)
             .and_then(io::Error::raw_os_error)
             // `EMFILE` and `ENFILE`.
@@ -240,10 +240,10 @@ impl Exchange {
     }
 
     /// A connection gave no response. Unless the request was never begun, it may have been served.
-    fn unanswered(&self, error: &(dyn Error + 'static), reason: String) -> LargeModelError {
+    fn no_response(&self, error: &(dyn Error + 'static), reason: String) -> LargeModelError {
         let is = |kind: fn(&hyper::Error) -> bool| cause_of(error).is_some_and(kind);
         if is(hyper::Error::is_parse) {
-            return self.malformed(format!("its response is no valid HTTP: {reason}"));
+            return self.malformed(format!("its response is not valid HTTP: {reason}"));
         }
         self.unreachable(&reason, !is(hyper::Error::is_canceled))
     }

@@ -10,8 +10,8 @@ use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
 use serde_json::{Value, json};
 
-use super::complaint::{Complaint, complaints};
 use super::config::LargeModelConfig;
+use super::field_error::{FieldError, field_errors};
 use crate::chat::ChatMessage;
 use crate::large_model::{Call, LargeModelError, THOUGHTS};
 
@@ -21,7 +21,7 @@ pub(super) type Names = BTreeMap<String, Option<String>>;
 /// What each model of an endpoint refuses, and which of them refuse calls of tools without the
 /// thoughts before them.
 #[derive(Debug, Default)]
-pub(super) struct Refused {
+pub(super) struct RefusedFields {
     names: Mutex<HashMap<String, Names>>,
     without_thoughts: Mutex<HashSet<String>>,
 }
@@ -29,7 +29,7 @@ pub(super) struct Refused {
 /// How many models are remembered.
 const MAX_MODELS: usize = 1_024;
 
-impl Refused {
+impl RefusedFields {
     /// What a model is known to refuse.
     pub(super) fn of(&self, model: &str) -> Names {
         self.models().get(model).cloned().unwrap_or_default()
@@ -72,7 +72,7 @@ impl Refused {
 #[derive(Debug)]
 pub(super) struct Fields {
     pub(super) body: Bytes,
-    pub(super) own: Vec<String>,
+    pub(super) optional: Vec<String>,
 }
 
 /// The messages of a request, with or without the thoughts before calls of tools: DeepSeek's models
@@ -139,8 +139,8 @@ pub(super) fn fields(
     for key in ["messages", "stream", "stream_options"] {
         body.remove(key);
     }
-    let mut own: Vec<&str> = Vec::new();
-    for (key, value) in &call.own {
+    let mut optional: Vec<&str> = Vec::new();
+    for (key, value) in &call.optional_params {
         // A model that has its limit under the newer name refuses the older one.
         let key = match key.as_str() {
             "max_tokens" if body.contains_key("max_completion_tokens") => "max_completion_tokens",
@@ -152,14 +152,14 @@ pub(super) fn fields(
             Some(_) => continue,
         };
         body.insert(key, Cow::Borrowed(value));
-        own.push(key);
+        optional.push(key);
     }
     if is_stream && !refused.contains_key("stream") {
         body.insert("stream", Cow::Owned(true.into()));
-        own.push("stream");
+        optional.push("stream");
         if !refused.contains_key("stream_options") {
             body.insert("stream_options", Cow::Owned(json!({"include_usage": true})));
-            own.push("stream_options");
+            optional.push("stream_options");
         }
     }
     for key in &config.drop {
@@ -169,18 +169,18 @@ pub(super) fn fields(
         if let Some(value) = body.remove(key.as_str()) {
             body.insert(other, value);
         }
-        for own in own.iter_mut().filter(|own| **own == key.as_str()) {
-            *own = other;
+        for optional in optional.iter_mut().filter(|optional| **optional == key.as_str()) {
+            *optional = other;
         }
     }
-    own.retain(|key| {
+    optional.retain(|key| {
         let is_refused = refused.contains_key(*key);
         if is_refused {
             body.remove(key);
         }
         body.contains_key(key)
     });
-    let own = own.into_iter().map(str::to_owned).collect();
+    let optional = optional.into_iter().map(str::to_owned).collect();
     let mut written = Vec::new();
     let mut writer = serde_json::Serializer::new(&mut written);
     let mut fields = writer.serialize_map(None)?;
@@ -189,33 +189,33 @@ pub(super) fn fields(
         fields.serialize_entry(key, value.as_ref())?;
     }
     fields.end()?;
-    Ok(Fields { body: written.into(), own })
+    Ok(Fields { body: written.into(), optional })
 }
 
 /// Which of the added fields an error refuses, and whether to remember that: a limit that is too
 /// large for one request says nothing about the next.
-pub(super) fn refused_by(error: &LargeModelError, own: &[String]) -> Option<(Names, bool)> {
+pub(super) fn refused_by(error: &LargeModelError, optional: &[String]) -> Option<(Names, bool)> {
     let LargeModelError::Status { status: 400 | 422, message, body, billed: None, .. } = error
     else {
         return None;
     };
-    refused_in(message, body.as_deref(), own)
+    refused_in(message, body.as_deref(), optional)
 }
 
 /// The same of an error's message and its object, if there is one.
 pub(super) fn refused_in(
     message: &str,
     body: Option<&Value>,
-    own: &[String],
+    optional: &[String],
 ) -> Option<(Names, bool)> {
-    let complaints = complaints(message, body);
-    let names: Names = own
+    let field_errors = field_errors(message, body);
+    let names: Names = optional
         .iter()
-        .filter(|own| complaints.iter().any(|complaint| complaint.names(own)))
-        .map(|field| (field.clone(), substitute(field, &complaints)))
+        .filter(|optional| field_errors.iter().any(|field_error| field_error.names(optional)))
+        .map(|field| (field.clone(), substitute(field, &field_errors)))
         .collect();
     let sizes = ["context", "too large", "too long", "exceed"];
-    let is_size = complaints.iter().any(|it| sizes.iter().any(|size| it.text.contains(size)));
+    let is_size = field_errors.iter().any(|it| sizes.iter().any(|size| it.text.contains(size)));
     (!names.is_empty()).then_some((names, !is_size))
 }
 
@@ -224,7 +224,7 @@ pub(super) fn misses_thoughts(error: &LargeModelError) -> bool {
     let LargeModelError::Status { status: 400 | 422, message, body, .. } = error else {
         return false;
     };
-    complaints(message, body.as_deref()).iter().any(|it| {
+    field_errors(message, body.as_deref()).iter().any(|it| {
         let is_missing = ["must be passed back", "Missing", "missing"];
         it.text.contains(THOUGHTS[0]) && is_missing.iter().any(|said| it.text.contains(said))
     })
@@ -232,11 +232,11 @@ pub(super) fn misses_thoughts(error: &LargeModelError) -> bool {
 
 /// The name under which a refused field is sent instead: the newer one of the limit where an error
 /// suggests it, and the older one in place of that.
-fn substitute(field: &str, complaints: &[Complaint<'_>]) -> Option<String> {
+fn substitute(field: &str, field_errors: &[FieldError<'_>]) -> Option<String> {
     const OLDER: &str = "max_tokens";
     const NEWER: &str = "max_completion_tokens";
     match field {
-        OLDER if complaints.iter().any(|it| it.text.contains(NEWER)) => Some(NEWER.to_owned()),
+        OLDER if field_errors.iter().any(|it| it.text.contains(NEWER)) => Some(NEWER.to_owned()),
         NEWER => Some(OLDER.to_owned()),
         _ => None,
     }
@@ -266,7 +266,7 @@ mod tests {
 
     #[test]
     fn errors_name_what_they_refuse() {
-        let own = [
+        let optional = [
             "max_tokens",
             "max_completion_tokens",
             "temperature",
@@ -376,7 +376,7 @@ mod tests {
             (500, json!({"message": "'seed'"}), &[], true),
         ];
         for (status, body, expected, is_lasting) in table {
-            let found = refused_by(&error(status, body.clone()), &own);
+            let found = refused_by(&error(status, body.clone()), &optional);
             let (names, lasts) = found.unwrap_or((Names::new(), is_lasting));
             let names: Vec<_> = names
                 .into_iter()
@@ -452,7 +452,7 @@ mod tests {
         config.params = json!({"top_k": 3, "max_tokens": 9}).as_object().cloned().unwrap();
         let call = Call {
             params: json!({"x": 1}).as_object().cloned().unwrap(),
-            own: json!({"max_tokens": 5, "stop": ["a"]}).as_object().cloned().unwrap(),
+            optional_params: json!({"max_tokens": 5, "stop": ["a"]}).as_object().cloned().unwrap(),
             ..Call::default()
         };
         let sent = |config: &LargeModelConfig, is_stream, refused: &[(&str, Option<&str>)]| {
@@ -462,20 +462,21 @@ mod tests {
             for key in ["messages", "model", "x", "top_k"] {
                 body.as_object_mut().unwrap().remove(key).unwrap();
             }
-            (body, fields.own)
+            (body, fields.optional)
         };
-        let (body, own) = sent(&config, false, &[]);
+        let (body, optional) = sent(&config, false, &[]);
         assert_eq!(body, json!({"max_tokens": 5, "stop": ["a"]}));
-        assert_eq!(own, ["max_tokens", "stop"]);
+        assert_eq!(optional, ["max_tokens", "stop"]);
         let newer = ("max_tokens", Some("max_completion_tokens"));
-        let (body, own) = sent(&config, true, &[newer, ("stop", None), ("stream_options", None)]);
+        let (body, optional) =
+            sent(&config, true, &[newer, ("stop", None), ("stream_options", None)]);
         assert_eq!(body, json!({"max_tokens": 9, "max_completion_tokens": 5, "stream": true}));
-        assert_eq!(own, ["max_completion_tokens", "stream"]);
+        assert_eq!(optional, ["max_completion_tokens", "stream"]);
         assert_eq!(sent(&config, true, &[("stream", None)]).0.get("stream_options"), None);
         config.drop = vec!["stop".to_owned()];
         config.rename = [("max_tokens".to_owned(), "num_predict".to_owned())].into();
-        let (body, own) = sent(&config, false, &[]);
+        let (body, optional) = sent(&config, false, &[]);
         assert_eq!(body, json!({"num_predict": 5}));
-        assert_eq!(own, ["num_predict"]);
+        assert_eq!(optional, ["num_predict"]);
     }
 }

@@ -15,7 +15,7 @@ use super::client::{COMPLETIONS, Endpoint};
 use super::exchange::{CallTarget, Exchange};
 use super::fields::refused_in;
 use super::headers;
-use super::passed_usage::{AskingForUsage, UsageAsked, asking_for_usage};
+use super::passed_usage::{AskingForUsage, UsageRequested, asking_for_usage};
 use super::redact_body;
 use super::upstream_error::{UpstreamError, parse_error};
 use crate::compute;
@@ -44,7 +44,7 @@ pub struct ForwardRequest {
     /// The id of the model: the breaker tracks each model separately.
     pub model: String,
     /// Whether its usage must be known: a stream is then asked to report it. The response's
-    /// extensions contain [`UsageAsked`](super::UsageAsked) if the client did not ask itself.
+    /// extensions contain [`UsageRequested`](super::UsageRequested) if the client did not ask itself.
     pub is_metered: bool,
     /// Whose request it is, as in [`Call`](crate::large_model::Call).
     pub caller: u64,
@@ -78,14 +78,14 @@ impl Endpoint {
             true => compute::in_place(request.body.len(), || asking_for_usage(&request.body)),
             false => None,
         };
-        let Some(AskingForUsage { body, is_ambiguous, is_clients }) = asking else {
+        let Some(AskingForUsage { body, is_ambiguous, is_requested_by_client }) = asking else {
             return self.forward_as_it_is(request).await;
         };
         let asked = ForwardRequest { body, ..request.clone() };
         let mut response = self.forward_as_it_is(asked).await?;
         if !matches!(response.status().as_u16(), 400 | 422) {
-            if !is_clients {
-                response.extensions_mut().insert(UsageAsked);
+            if !is_requested_by_client {
+                response.extensions_mut().insert(UsageRequested);
             }
             return Ok(response);
         }
@@ -147,7 +147,7 @@ impl Endpoint {
                 Ok(http::Response::from_parts(parts, pieces))
             }
             refused => {
-                counted.forget();
+                counted.discard();
                 refused
             }
         }
@@ -189,10 +189,10 @@ impl Endpoint {
             Ok((response, attempt)) => {
                 client_response(exchange, response, None, Some(attempt), is_decoded)
             }
-            Err(Failed::Answered { response, head, .. }) => {
+            Err(Failed::ErrorStatus { response, head, .. }) => {
                 client_response(exchange, *response, head, None, is_decoded)
             }
-            Err(Failed::Unanswered(error)) => Err(error),
+            Err(Failed::NoResponse(error)) => Err(error),
         }
     }
 }
@@ -201,24 +201,24 @@ impl Endpoint {
 enum Failed {
     /// With an error status; returned if no retry is better. `head`: the part of the body that was
     /// read.
-    Answered {
+    ErrorStatus {
         response: Box<Response>,
         head: Option<Bytes>,
         is_final: bool,
     },
-    Unanswered(LargeModelError),
+    NoResponse(LargeModelError),
 }
 
 impl Retryable for Failed {
     fn advice(&self) -> Advice {
         match self {
-            Self::Answered { response, is_final: false, .. }
+            Self::ErrorStatus { response, is_final: false, .. }
                 if is_transient_status(response.status().as_u16()) =>
             {
                 Advice::Retry { after: retry_after(response.headers()) }
             }
-            Self::Answered { .. } => Advice::GiveUp,
-            Self::Unanswered(error) => error.advice(),
+            Self::ErrorStatus { .. } => Advice::GiveUp,
+            Self::NoResponse(error) => error.advice(),
         }
     }
 }
@@ -227,10 +227,10 @@ async fn attempt(
     exchange: &Arc<Exchange>,
     request: Request,
 ) -> Result<(Response, Attempt), Failed> {
-    let mut attempt = Attempt::begin(exchange).await.map_err(Failed::Unanswered)?;
+    let mut attempt = Attempt::begin(exchange).await.map_err(Failed::NoResponse)?;
     match exchange.send(request).await {
         Ok(response) if response.status().is_success() => {
-            attempt.answers();
+            attempt.response_began();
             Ok((response, attempt))
         }
         // A client would follow it, and post the conversation to wherever it leads.
@@ -238,19 +238,19 @@ async fn attempt(
             if !response.status().is_client_error() && !response.status().is_server_error() =>
         {
             let status = response.status().as_u16();
-            attempt.settle(AttemptOutcome::Status(status));
+            attempt.set_outcome(AttemptOutcome::Status(status));
             let message = "a redirect, which is not followed";
             let error = UpstreamError { status, message: message.to_owned(), body: None };
-            Err(Failed::Unanswered(exchange.status(error, None, None)))
+            Err(Failed::NoResponse(exchange.status(error, None, None)))
         }
         Ok(response) => {
             let status = response.status().as_u16();
-            attempt.settle(AttemptOutcome::Status(status));
+            attempt.set_outcome(AttemptOutcome::Status(status));
             Err(answered(exchange, response).await)
         }
         Err(error) => {
-            attempt.settle((&error).into());
-            Err(Failed::Unanswered(error))
+            attempt.set_outcome((&error).into());
+            Err(Failed::NoResponse(error))
         }
     }
 }
@@ -258,7 +258,7 @@ async fn attempt(
 /// A response with an error status. Only its body says whether a 429 is final.
 async fn answered(exchange: &Arc<Exchange>, response: Response) -> Failed {
     if response.status() != http::StatusCode::TOO_MANY_REQUESTS {
-        return Failed::Answered { response: Box::new(response), head: None, is_final: false };
+        return Failed::ErrorStatus { response: Box::new(response), head: None, is_final: false };
     }
     let (parts, pieces) = response.into_parts();
     let mut headers = parts.headers.clone();
@@ -266,7 +266,7 @@ async fn answered(exchange: &Arc<Exchange>, response: Response) -> Failed {
     let is_final =
         parse_error(429, &head, exchange.redactor()).body.is_some_and(|it| is_quota(&it));
     let response = Box::new(Response::from_parts(parts, reqwest::Body::default()));
-    Failed::Answered { response, head: Some(head.into()), is_final }
+    Failed::ErrorStatus { response, head: Some(head.into()), is_final }
 }
 
 /// The response for the client. `head`: the part of its body that was read, if the rest is not
@@ -279,8 +279,9 @@ fn client_response(
     is_decoded: bool,
 ) -> Result<http::Response<ForwardBody>, LargeModelError> {
     let (http::response::Parts { status, mut headers, .. }, pieces) = response.into_parts();
-    headers::to_client(&mut headers)
-        .map_err(|reason| exchange.malformed(format!("its response is no valid HTTP: {reason}")))?;
+    headers::to_client(&mut headers).map_err(|reason| {
+        exchange.malformed(format!("its response is not valid HTTP: {reason}"))
+    })?;
     if is_gateway_timeout(status.as_u16()) {
         // A client that retries would pay twice.
         let name = http::HeaderName::from_static("x-should-retry");
@@ -294,7 +295,7 @@ fn client_response(
         }
         None => {
             let body = Body::unbounded(exchange, pieces, &mut headers, is_decoded);
-            watched(body, attempt)
+            observed(body, attempt)
         }
     };
     if let Some(secret) = exchange.own_redactor().secret() {
@@ -308,7 +309,7 @@ fn client_response(
 }
 
 /// The pieces of a body, whose end or drop sets the outcome of the attempt.
-fn watched(body: Body, attempt: Option<Attempt>) -> ForwardBody {
+fn observed(body: Body, attempt: Option<Attempt>) -> ForwardBody {
     stream::unfold(Some((body, attempt)), async |state| {
         let (mut body, mut attempt) = state?;
         let piece = body.next().await;
@@ -316,7 +317,7 @@ fn watched(body: Body, attempt: Option<Attempt>) -> ForwardBody {
             return Some((Ok(piece), Some((body, attempt))));
         }
         if let Some(attempt) = &mut attempt {
-            attempt.settle_by(&piece);
+            attempt.set_outcome_of(&piece);
         }
         piece.err().map(|error| (Err(error), None))
     })

@@ -18,7 +18,7 @@ const MAX_HELD: usize = 4;
 /// A parsed document, and whether it was repaired.
 pub(super) struct Parsed<T> {
     pub(super) value: T,
-    pub(super) is_mended: bool,
+    pub(super) is_repaired: bool,
 }
 
 /// Parses a document.
@@ -27,18 +27,18 @@ pub(super) struct Parsed<T> {
 /// When it is not JSON even after repair, or has another shape; the error is that of strict JSON.
 pub(super) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<Parsed<T>, serde_json::Error> {
     let strict = match serde_json::from_slice(bytes) {
-        Ok(value) => return Ok(Parsed { value, is_mended: false }),
+        Ok(value) => return Ok(Parsed { value, is_repaired: false }),
         Err(error) => error,
     };
     // The last of several equal keys counts, as in a map.
-    let mended = serde_json::from_str::<Value>(&mend(bytes));
-    match mended.and_then(serde_json::from_value) {
-        Ok(value) => Ok(Parsed { value, is_mended: true }),
+    let repaired = serde_json::from_str::<Value>(&repair(bytes));
+    match repaired.and_then(serde_json::from_value) {
+        Ok(value) => Ok(Parsed { value, is_repaired: true }),
         Err(_) => Err(strict),
     }
 }
 
-fn mend(bytes: &[u8]) -> String {
+fn repair(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(bytes.len());
     for chunk in bytes.utf8_chunks() {
         text.push_str(chunk.valid());
@@ -49,35 +49,35 @@ fn mend(bytes: &[u8]) -> String {
                 .filter_map(|&byte| char::from_u32(BYTES + u32::from(byte).checked_sub(0x80)?)),
         );
     }
-    let mut mended = String::with_capacity(text.len());
+    let mut repaired = String::with_capacity(text.len());
     let mut rest = text.trim_start_matches('\u{feff}');
     let mut in_string = false;
     while let Some(next) = rest.chars().next() {
         let word = ["NaN", "Infinity", "-Infinity"].into_iter().find(|word| rest.starts_with(word));
         let read = match (in_string, next, word) {
-            (true, '\\', _) => mend_escape(rest, &mut mended),
+            (true, '\\', _) => repair_escape(rest, &mut repaired),
             (true, '\0'..'\u{20}', _) => {
-                mended.push_str(&format!("\\u{:04x}", u32::from(next)));
+                repaired.push_str(&format!("\\u{:04x}", u32::from(next)));
                 1
             }
             (false, _, Some(word)) => {
-                mended.push_str("null");
+                repaired.push_str("null");
                 word.len()
             }
             _ => {
                 in_string ^= next == '"';
-                mended.push(next);
+                repaired.push(next);
                 next.len_utf8()
             }
         };
         rest = &rest[read..];
     }
-    mended
+    repaired
 }
 
 /// Copies the escape at the start of `rest`, or the placeholder of half a pair; returns how many
 /// bytes were read.
-fn mend_escape(rest: &str, mended: &mut String) -> usize {
+fn repair_escape(rest: &str, repaired: &mut String) -> usize {
     let unit = |at: usize| {
         let digits = rest.get(at..at + 6)?.strip_prefix("\\u")?;
         u32::from_str_radix(digits, 16).ok()
@@ -85,13 +85,13 @@ fn mend_escape(rest: &str, mended: &mut String) -> usize {
     let read = match (unit(0), unit(6)) {
         (Some(0xD800..0xDC00), Some(0xDC00..0xE000)) => 12,
         (Some(half @ 0xD800..0xE000), _) => {
-            mended.extend(char::from_u32(HALVES + half - 0xD800));
+            repaired.extend(char::from_u32(HALVES + half - 0xD800));
             return 6;
         }
         // Escapes are copied whole: an escaped quote does not end a string.
         _ => 1 + rest[1..].chars().next().map_or(0, char::len_utf8),
     };
-    mended.push_str(&rest[..read]);
+    repaired.push_str(&rest[..read]);
     read
 }
 

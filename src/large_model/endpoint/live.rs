@@ -35,7 +35,7 @@ const EVENTS_TO_TEXT: usize = 64;
 const LINGER: Duration = Duration::from_secs(3);
 
 /// What a reply is billed by.
-pub(super) struct Reading {
+pub(super) struct ReplyContext {
     /// The model's id at the endpoint.
     pub(super) model: String,
     /// The request's body.
@@ -49,7 +49,7 @@ pub(super) struct Reading {
     pub(super) unseen: UnseenUsage,
 }
 
-impl Reading {
+impl ReplyContext {
     /// The reply with its cost.
     pub(super) fn bill(&self, exchange: &Exchange, mut parsed: ParsedReply) -> Reply {
         if !self.keeps_tags {
@@ -64,7 +64,7 @@ impl Reading {
         match fault {
             ReplyError::Malformed(reason) => exchange.malformed(reason),
             ReplyError::Upstream(error) => exchange.status(error, None, None),
-            ReplyError::BrokenOff(error, part) => {
+            ReplyError::Interrupted(error, part) => {
                 let billed = self.bill(exchange, *part).usage;
                 exchange.status(error, None, Some(billed))
             }
@@ -77,7 +77,7 @@ pub(super) struct Live {
     /// Events that were read and not returned yet.
     ready: VecDeque<ReplyChunk>,
     body: Body,
-    reading: Reading,
+    reading: ReplyContext,
     decoder: SseDecoder,
     /// Bytes that the decoder took since the last event.
     pending: usize,
@@ -100,7 +100,10 @@ pub(super) enum Opened {
 
 impl Live {
     /// Waits for the first piece.
-    pub(super) async fn open(mut body: Body, reading: Reading) -> Result<Opened, LargeModelError> {
+    pub(super) async fn open(
+        mut body: Body,
+        reading: ReplyContext,
+    ) -> Result<Opened, LargeModelError> {
         let mut first = Bytes::new();
         while start_of(&first).is_empty() {
             let Some(piece) = body.next().await? else { break };
@@ -133,7 +136,7 @@ impl Live {
             thoughts,
             written,
         });
-        live.body.lengthen(EVENTS_TO_TEXT);
+        live.body.extend_limit(EVENTS_TO_TEXT);
         live.push(&first)?;
         let first = live.next().await?;
         live.ready.push_front(first);
@@ -150,9 +153,9 @@ impl Live {
             if let Some(event) = self.decoder.next_event() {
                 self.pending = 0;
                 self.take(&event)?;
-                if event.is_mark() || self.assembly.is_over() {
+                if event.is_done_marker() || self.assembly.is_over() {
                     self.body.close().await;
-                    self.finish(event.is_mark())?;
+                    self.finish(event.is_done_marker())?;
                 }
                 events += 1;
                 if events % EVENTS_AT_A_TIME == 0 {
@@ -170,7 +173,7 @@ impl Live {
                     if let Some(event) = &last {
                         self.take(event)?;
                     }
-                    self.finish(last.is_some_and(|event| event.is_mark()))?;
+                    self.finish(last.is_some_and(|event| event.is_done_marker()))?;
                 }
             }
         }
@@ -250,7 +253,7 @@ impl Live {
     }
 
     /// Builds the complete reply from what was read and what was held back.
-    fn finish(&mut self, is_marked: bool) -> Result<(), LargeModelError> {
+    fn finish(&mut self, has_done_marker: bool) -> Result<(), LargeModelError> {
         let exchange = Arc::clone(&self.body.exchange);
         self.think(true);
         let rest = self.assembly.rest();
@@ -259,7 +262,7 @@ impl Live {
         self.separate(rest);
         let rest = self.written.as_mut().map(Written::finish);
         self.hand_on(rest.unwrap_or_default());
-        let parsed = self.assembly.finish(is_marked);
+        let parsed = self.assembly.finish(has_done_marker);
         let parsed = parsed.map_err(|fault| self.reading.error(&exchange, fault))?;
         self.ready.push_back(ReplyChunk::Done(self.reading.bill(&exchange, parsed)));
         Ok(())
@@ -271,7 +274,7 @@ impl Opened {
     pub(super) fn into_stream(self, mut attempt: Attempt) -> ReplyStream {
         match self {
             Self::Whole(reply) => {
-                attempt.settle(AttemptOutcome::Success);
+                attempt.set_outcome(AttemptOutcome::Success);
                 reply_stream(*reply)
             }
             Self::Live(live) => stream::unfold(Some((live, attempt)), async |state| {
@@ -280,7 +283,7 @@ impl Opened {
                 if matches!(chunk, Ok(ReplyChunk::Text(_) | ReplyChunk::Thought(_))) {
                     return Some((chunk, Some((live, attempt))));
                 }
-                attempt.settle_by(&chunk);
+                attempt.set_outcome_of(&chunk);
                 Some((chunk, None))
             })
             .boxed(),

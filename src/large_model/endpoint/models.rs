@@ -20,9 +20,9 @@ use crate::outbound::wire::Request;
 /// How long an endpoint may take to list its models.
 const TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the ids of a list, or the failure to get one, are cached.
-const FRESH: Duration = Duration::from_secs(60);
+const CACHE_TTL: Duration = Duration::from_secs(60);
 /// How long the list itself is shared by those who ask for it.
-const SHARED: Duration = Duration::from_secs(5);
+const SHARE_TTL: Duration = Duration::from_secs(5);
 /// The longest list that is read, bytes.
 const MAX_BYTES: usize = 4 * 1024 * 1024;
 /// Credentials whose lists are cached at once.
@@ -31,18 +31,18 @@ const MAX_CREDENTIALS: usize = 64;
 /// The cached lists of an endpoint. Each credential has its own, as endpoints may list other models
 /// to others. A credential stands here as its hash; none where all callers use the same.
 #[derive(Debug, Default)]
-pub(super) struct Listed(Mutex<HashMap<Option<[u8; 32]>, Arc<OneListed>>>);
+pub(super) struct ModelLists(Mutex<HashMap<Option<[u8; 32]>, Arc<ModelList>>>);
 
 /// The cached list for one credential.
 #[derive(Debug, Default)]
-struct OneListed {
-    known: Mutex<Known>,
+struct ModelList {
+    known: Mutex<CachedModels>,
     /// Held during a request, so that others wait for its result.
     asking: tokio::sync::Mutex<()>,
 }
 
 #[derive(Debug, Default)]
-struct Known {
+struct CachedModels {
     /// The ids of the last list.
     ids: HashSet<String>,
     /// When the list was last requested.
@@ -54,17 +54,17 @@ struct Known {
 /// The models of a list, or why there are none.
 type ListResult = Result<Arc<Vec<Map<String, Value>>>, LargeModelError>;
 
-impl Known {
+impl CachedModels {
     /// The result of the last request, unless it is old.
     fn shared(&self) -> Option<ListResult> {
-        let is_shared = self.asked.is_some_and(|asked| asked.elapsed() < SHARED);
+        let is_shared = self.asked.is_some_and(|asked| asked.elapsed() < SHARE_TTL);
         self.result.clone().filter(|_| is_shared)
     }
 }
 
-impl Listed {
+impl ModelLists {
     /// The list for this credential. The one that was requested longest ago makes room for it.
-    fn of(&self, credential: Option<&SecretString>) -> Arc<OneListed> {
+    fn of(&self, credential: Option<&SecretString>) -> Arc<ModelList> {
         let credential = credential.map(|it| Sha256::digest(it.expose_secret()).into());
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         for listed in all.values() {
@@ -82,8 +82,8 @@ impl Listed {
     }
 }
 
-impl OneListed {
-    fn known(&self) -> MutexGuard<'_, Known> {
+impl ModelList {
+    fn known(&self) -> MutexGuard<'_, CachedModels> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -112,7 +112,7 @@ impl Endpoint {
     /// Requests the list. Must be called by one at a time.
     async fn refresh(
         &self,
-        listed: &OneListed,
+        listed: &ModelList,
         authorization: Option<&SecretString>,
     ) -> ListResult {
         let result = self.ask_models(authorization).await.map(Arc::new);
@@ -137,7 +137,7 @@ impl Endpoint {
             return true;
         }
         let asked = listed.known().asked;
-        let is_fresh = asked.is_some_and(|asked| asked.elapsed() < FRESH);
+        let is_fresh = asked.is_some_and(|asked| asked.elapsed() < CACHE_TTL);
         if is_fresh {
             return false;
         }
@@ -146,7 +146,7 @@ impl Endpoint {
     }
 
     /// The cached list for the credential that is used for a caller with this one.
-    fn listed(&self, authorization: Option<&SecretString>) -> Arc<OneListed> {
+    fn listed(&self, authorization: Option<&SecretString>) -> Arc<ModelList> {
         self.transport.listed.of(authorization.filter(|_| !self.has_key()))
     }
 
@@ -195,7 +195,7 @@ impl Endpoint {
                 .ok_or_else(|| exchange.malformed("it lists no models"))
         };
         let result = asked.await;
-        attempt.settle_by(&result);
+        attempt.set_outcome_of(&result);
         result
     }
 }
@@ -261,9 +261,9 @@ mod tests {
 
     #[test]
     fn each_credential_has_its_own_list_and_few_are_kept() {
-        let listed = Listed::default();
+        let listed = ModelLists::default();
         let credential = |number: usize| SecretString::from(format!("Bearer {number}"));
-        let know = |listed: &OneListed| {
+        let know = |listed: &ModelList| {
             let mut known = listed.known();
             (known.asked, known.ids) = (Some(Instant::now()), HashSet::from(["m".to_owned()]));
         };
@@ -281,7 +281,7 @@ mod tests {
 
     #[test]
     fn a_list_is_kept_for_a_short_while() {
-        let all = Listed::default();
+        let all = ModelLists::default();
         let listed = all.of(None);
         let set = |asked: Option<Instant>| {
             let mut known = listed.known();
@@ -289,7 +289,7 @@ mod tests {
         };
         set(Some(Instant::now()));
         assert!(all.of(None).known().result.is_some());
-        set(Some(Instant::now().checked_sub(SHARED).unwrap()));
+        set(Some(Instant::now().checked_sub(SHARE_TTL).unwrap()));
         assert!(listed.known().shared().is_none());
         all.of(Some(&SecretString::from("another")));
         assert!(listed.known().result.is_none());

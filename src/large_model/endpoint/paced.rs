@@ -41,7 +41,7 @@ impl Endpoint {
             let place = place.map_err(|reason| {
                 let model = self.name().to_owned();
                 match reason {
-                    NoSlot::Late => LargeModelError::Deadline { model, was_sent: false },
+                    NoSlot::TimedOut => LargeModelError::Deadline { model, was_sent: false },
                     NoSlot::Paused(retry_in) => LargeModelError::CircuitOpen { model, retry_in },
                 }
             })?;
@@ -121,7 +121,7 @@ pub(super) struct Counted {
 
 impl Counted {
     /// It was refused: nothing was used.
-    pub(super) fn forget(mut self) {
+    pub(super) fn discard(mut self) {
         self.passed = None;
         self.pace.used(self.number, 0);
     }
@@ -154,6 +154,6 @@ impl Drop for Counted {
 
 /// The token limit of a reply, if the call has one.
 fn max_tokens(call: &Call) -> Option<u64> {
-    let of = |key: &str| call.own.get(key).or_else(|| call.field(key))?.as_u64();
+    let of = |key: &str| call.optional_params.get(key).or_else(|| call.field(key))?.as_u64();
     of("max_completion_tokens").or_else(|| of("max_tokens"))
 }

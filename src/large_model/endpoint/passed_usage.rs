@@ -23,7 +23,7 @@ const MAX_KEPT: usize = 16 * 1024 * 1024;
 
 /// The most memory that the JSON of a response may take if it must be repaired before it can be
 /// parsed, bytes. A larger one is not parsed.
-const MAX_MENDED: usize = 64 * 1024 * 1024;
+const MAX_REPAIRED_BYTES: usize = 64 * 1024 * 1024;
 
 /// The longest request that is kept while its response is read, bytes.
 const MAX_OF_REQUEST: usize = 16 * 1024;
@@ -31,7 +31,7 @@ const MAX_OF_REQUEST: usize = 16 * 1024;
 /// In the extensions of a response whose usage this server asked for: the client did not, and must
 /// not get the chunk with it.
 #[derive(Debug, Clone, Copy)]
-pub struct UsageAsked;
+pub struct UsageRequested;
 
 /// Longer stream options are replaced: no client needs them.
 const MAX_OPTIONS: usize = 4096;
@@ -42,7 +42,7 @@ pub(super) struct AskingForUsage {
     /// Whether an endpoint may refuse it because of what the client wrote.
     pub(super) is_ambiguous: bool,
     /// Whether the client asked for it as well.
-    pub(super) is_clients: bool,
+    pub(super) is_requested_by_client: bool,
 }
 
 /// The same request with usage requested, if it asks for a stream without it.
@@ -55,7 +55,7 @@ pub(super) fn asking_for_usage(body: &Bytes) -> Option<AskingForUsage> {
         let at = body.iter().position(|byte| *byte == b'{')? + 1;
         let options = b"\"stream_options\":{\"include_usage\":true},";
         let body = [&body[..at], options, &body[at..]].concat().into();
-        return Some(AskingForUsage { body, is_ambiguous, is_clients: false });
+        return Some(AskingForUsage { body, is_ambiguous, is_requested_by_client: false });
     };
     let known = Some(value).filter(|value| value.len() <= MAX_OPTIONS);
     let known = known.and_then(|value| serde_json::from_str(value).ok());
@@ -67,7 +67,7 @@ pub(super) fn asking_for_usage(body: &Bytes) -> Option<AskingForUsage> {
     }
     let is_true =
         |(key, value): (&String, &Value)| key.eq_ignore_ascii_case(USAGE) && *value == json!(true);
-    let is_clients = asked.iter().any(is_true);
+    let is_requested_by_client = asked.iter().any(is_true);
     // Endpoints that ignore case would take the last one.
     asked.retain(|key, _| !is_variant(key));
     asked.insert(USAGE.to_owned(), true.into());
@@ -80,7 +80,7 @@ pub(super) fn asking_for_usage(body: &Bytes) -> Option<AskingForUsage> {
     let asked = serde_json::to_vec(&asked).ok()?;
     let between = &body[name.end..value.start];
     let body = [&body[..name.start], b"\"stream_options\"", between, &asked, &body[value.end..]];
-    Some(AskingForUsage { body: body.concat().into(), is_ambiguous, is_clients })
+    Some(AskingForUsage { body: body.concat().into(), is_ambiguous, is_requested_by_client })
 }
 
 /// Parses a passed-through response on its way.
@@ -295,17 +295,17 @@ impl PassedUsage {
         if let Ok(found) = found {
             return Some(found);
         }
-        if json_size::parsed_bytes(json) > MAX_MENDED {
+        if json_size::parsed_bytes(json) > MAX_REPAIRED_BYTES {
             return None;
         }
-        let mended = lenient::parse::<Value>(json).ok().filter(|parsed| parsed.is_mended)?;
-        let mended = serde_json::to_vec(&mended.value).ok()?;
+        let repaired = lenient::parse::<Value>(json).ok().filter(|parsed| parsed.is_repaired)?;
+        let repaired = serde_json::to_vec(&repaired.value).ok()?;
         // The same texts come again, and those that follow.
         let mut push = |text: &str| match shown {
             0 => written.push(text),
             _ => shown -= 1,
         };
-        response_texts(&mended, &mut push).ok()
+        response_texts(&repaired, &mut push).ok()
     }
 }
 

@@ -83,8 +83,8 @@ fn what_is_read_twice_counts_once() {
         read(&json!({}), false, false, &format!(r#"{{"choices": [{{"message": {message}}}]}}"#), 99)
             .1
     };
-    let (mended, strict) = (reply(r"a \ud83d").1, reply("a \u{fffd}").1);
-    assert!(mended.abs_diff(strict) < 5, "{mended}, not {strict}");
+    let (repaired, strict) = (reply(r"a \ud83d").1, reply("a \u{fffd}").1);
+    assert!(repaired.abs_diff(strict) < 5, "{mended}, not {strict}");
 }
 
 #[test]

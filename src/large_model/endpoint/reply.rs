@@ -4,7 +4,7 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
 
-use super::content::{finish_reason, flatten, is_blank, is_failure, mend_calls, said_reason};
+use super::content::{finish_reason, flatten, is_blank, is_failure, repair_calls, said_reason};
 use super::delta::{MAX_CALLS, PartialMessage, TooManyCalls, call_text};
 use super::lenient::{self, Joiner};
 use super::reply_size::ReplySize;
@@ -28,7 +28,7 @@ pub(super) enum ReplyError {
     /// An error inside a successful response.
     Upstream(UpstreamError),
     /// The same after a part of a reply, which may be billed.
-    BrokenOff(UpstreamError, Box<ParsedReply>),
+    Interrupted(UpstreamError, Box<ParsedReply>),
 }
 
 impl ReplyError {
@@ -48,7 +48,7 @@ impl ReplyError {
         let content = said.shift_remove("content").unwrap_or_default();
         let message = ChatMessage { role: "assistant".to_owned(), content, extra: said };
         let part = ParsedReply { message, finish_reason: String::new(), logprobs: None, usage };
-        Self::BrokenOff(error, Box::new(part))
+        Self::Interrupted(error, Box::new(part))
     }
 }
 
@@ -104,7 +104,7 @@ fn fields<'de, D: Deserializer<'de>>(reader: D) -> Result<Option<Map<String, Val
         Value::Null => Ok(None),
         Value::Object(fields) => Ok(Some(fields)),
         Value::Array(items) if items.is_empty() => Ok(Some(Map::new())),
-        _ => Err(D::Error::custom("it is no object")),
+        _ => Err(D::Error::custom("it is not an object")),
     }
 }
 
@@ -138,13 +138,13 @@ pub(super) fn parse_completion(
             return parse_lines(start, redactor);
         }
         Err(error) if error.is_data() => return Err(malformed("the JSON is no completion")),
-        Err(_) => return Err(malformed("the body is no JSON")),
+        Err(_) => return Err(malformed("the body is not valid JSON")),
     };
     let completion = parsed.value;
     let usage = reported_usage(&completion.usage);
     let mut choice = completion.choices.unwrap_or_default().into_iter().next();
     let message = choice.as_mut().and_then(|choice| choice.message.take().or(choice.delta.take()));
-    let message = if parsed.is_mended { message.map(joined) } else { message };
+    let message = if parsed.is_repaired { message.map(joined) } else { message };
     if let Some(error) = UpstreamError::of(completion.error, None, redactor) {
         return Err(ReplyError::after(error, message.unwrap_or_default(), usage));
     }
@@ -189,15 +189,15 @@ fn is_chunk_a_line(body: &[u8]) -> bool {
 fn parse_events(body: &[u8], redactor: Redactor<'_>) -> Result<ParsedReply, ReplyError> {
     let (mut decoder, mut assembly) = (SseDecoder::default(), ReplyAssembler::default());
     decoder.push(body);
-    let mut is_marked = false;
+    let mut has_done_marker = false;
     while let Some(event) = decoder.next_event().or_else(|| decoder.finish()) {
-        is_marked |= event.is_mark();
-        if is_marked || assembly.is_over() {
+        has_done_marker |= event.is_done_marker();
+        if has_done_marker || assembly.is_over() {
             break;
         }
         assembly.push(&event, redactor)?;
     }
-    assembly.finish(is_marked)
+    assembly.finish(has_done_marker)
 }
 
 fn parse_lines(body: &[u8], redactor: Redactor<'_>) -> Result<ParsedReply, ReplyError> {
@@ -268,7 +268,7 @@ impl ReplyAssembler {
                 let error = UpstreamError::of(redactor.head(data).into(), None, redactor);
                 return error.map_or(Ok(String::new()), |error| Err(ReplyError::Upstream(error)));
             }
-            Err(_) if event.is_foreign() => return Ok(String::new()),
+            Err(_) if event.has_other_name() => return Ok(String::new()),
             Err(_) => {
                 let head = redactor.head(data);
                 let what = "an event of the stream is no completion chunk";
@@ -291,11 +291,11 @@ impl ReplyAssembler {
         }
         let Some(choices) = chunk.choices else {
             let fields = lenient::parse::<Map<String, Value>>(data).map(|parsed| parsed.value);
-            let error = fields.ok().filter(|_| event.name == "error" || !event.is_foreign());
+            let error = fields.ok().filter(|_| event.name == "error" || !event.has_other_name());
             let error = error.and_then(|fields| UpstreamError::bare(&fields, redactor));
             return error.map_or(Ok(String::new()), |error| Err(ReplyError::Upstream(error)));
         };
-        if parsed.is_mended {
+        if parsed.is_repaired {
             self.joiner.get_or_insert_default();
         }
         let mut text = String::new();
@@ -391,12 +391,12 @@ impl ReplyAssembler {
         self.is_over
     }
 
-    /// The complete reply. `is_marked`: whether the stream ended with `[DONE]`.
-    pub(super) fn finish(&mut self, is_marked: bool) -> Result<ParsedReply, ReplyError> {
+    /// The complete reply. `has_done_marker`: whether the stream ended with `[DONE]`.
+    pub(super) fn finish(&mut self, has_done_marker: bool) -> Result<ParsedReply, ReplyError> {
         if self.message.is_none() && !self.is_complete() {
             return Err(ReplyError::Malformed("the stream has no message".to_owned()));
         }
-        if !is_marked && !self.is_complete() {
+        if !has_done_marker && !self.is_complete() {
             let what = "the stream ended without a finish reason and without `[DONE]`";
             return Err(ReplyError::Malformed(what.to_owned()));
         }
@@ -437,7 +437,7 @@ fn build_reply(
     if calls.is_some_and(|calls| calls.len() > MAX_CALLS) {
         return Err(TooManyCalls.into());
     }
-    mend_calls(&mut fields);
+    repair_calls(&mut fields);
     let has_calls = fields.contains_key("tool_calls");
     let finish_reason = finish_reason(said, has_calls).to_owned();
     let role = match fields.shift_remove("role") {

@@ -65,8 +65,8 @@ fn bodies_that_are_no_reply() {
         (" \n", "the body is empty"),
         ("<!doctype html><p>Sign in", "the body is HTML: `<!doctype html><p>Sign in`"),
         ("\n <html>", "the body is HTML: `<html>`"),
-        ("{\"choices\": [{\"mess", "the body is no JSON: `{\"choices\": [{\"mess`"),
-        ("hello", "the body is no JSON: `hello`"),
+        ("{\"choices\": [{\"mess", "the body is not valid JSON: `{\"choices\": [{\"mess`"),
+        ("hello", "the body is not valid JSON: `hello`"),
         ("[]", "it has no choices: `[]`"),
         ("7", "the JSON is no completion: `7`"),
         ("{\"choices\": {}}", "the JSON is no completion: `{\"choices\": {}}`"),
@@ -323,7 +323,7 @@ fn an_error_after_the_last_word_takes_nothing_back() {
     assert_eq!((texts, reply.usage), (vec!["a".to_owned()], None));
     for unfinished in [vec![text.clone(), error.clone()], vec![text, end("error"), error]] {
         let failed = assemble(&unfinished, true);
-        assert!(matches!(failed, Err(ReplyError::BrokenOff(..))), "{failed:?}");
+        assert!(matches!(failed, Err(ReplyError::Interrupted(..))), "{failed:?}");
     }
 }
 
@@ -336,7 +336,7 @@ fn a_reply_that_its_endpoint_gave_up_is_none() {
         let body = completion(json!({"content": "Half an"}), json!(reason));
         for fault in [streamed, parse(&body).err()] {
             match &fault {
-                Some(ReplyError::BrokenOff(error, part)) => {
+                Some(ReplyError::Interrupted(error, part)) => {
                     assert!(error.message.contains(reason) && error.status == 502, "{error:?}");
                     assert_eq!(part.message.as_text(), "Half an");
                     assert_eq!(part.usage.map(|usage| usage.completion_tokens), Some(3));
@@ -385,7 +385,7 @@ fn what_came_before_an_error_is_kept_for_its_bill() {
     for (fault, expected) in streams.into_iter().chain(bodies) {
         match (&fault, expected) {
             (Some(ReplyError::Upstream(_)), None) => {}
-            (Some(ReplyError::BrokenOff(error, part)), Some((text, written))) => {
+            (Some(ReplyError::Interrupted(error, part)), Some((text, written))) => {
                 assert_eq!((error.status, &*error.message), (502, "gone"));
                 let found = part.usage.map(|usage| usage.completion_tokens);
                 assert_eq!((&*part.message.as_text(), found), (text, written), "{part:?}");

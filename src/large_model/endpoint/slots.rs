@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::fair_share::Shares;
+use crate::fair_share::CallerShares;
 
 /// All slots, and the shares of callers.
 pub(super) struct Slots {
     all: Arc<Semaphore>,
-    shares: Shares,
+    shares: CallerShares,
 }
 
 /// A slot in use, which is given back when dropped.
@@ -22,7 +22,7 @@ pub(super) struct ConcurrencySlot {
 impl Slots {
     pub(super) fn new(size: usize) -> Self {
         let size = size.min(Semaphore::MAX_PERMITS);
-        Self { all: Arc::new(Semaphore::new(size)), shares: Shares::of_whole(size) }
+        Self { all: Arc::new(Semaphore::new(size)), shares: CallerShares::new(size) }
     }
 
     /// A slot for this caller, if there is one now.

@@ -10,8 +10,9 @@ use super::reply::start_of;
 const STREAM: &str = "stream";
 const OPTIONS: &str = "stream_options";
 
-/// What a body says of a stream. Names count in any case, and several times, and every value that
-/// some endpoint takes for true: endpoints differ. Of repeated options, the last count.
+/// Whether a body asks for a stream. Endpoints differ, so names count in any case and when
+/// repeated, and so does every value that some endpoint takes for true. Of repeated options, the
+/// last ones count.
 #[derive(Default)]
 pub(super) struct Streaming<'a> {
     is_asked_for: bool,

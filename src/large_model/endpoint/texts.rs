@@ -16,10 +16,10 @@ use crate::trajectory::TokenUsage;
 
 /// The fields of a request that hold text for the model.
 const TEXTS: [&str; 5] = ["messages", "prompt", "input", "instructions", "system"];
-/// Those that are given to it as they are.
-const WHOLE: [&str; 3] = ["tools", "functions", "response_format"];
+/// The fields that are passed to the model verbatim.
+const VERBATIM_FIELDS: [&str; 3] = ["tools", "functions", "response_format"];
 /// The fields of a response, or of an event of one, that hold text of the model.
-const SAID: [&str; 3] = ["delta", "output", "content"];
+const RESPONSE_FIELDS: [&str; 3] = ["delta", "output", "content"];
 /// Where text stands in what they hold; images and audio stand elsewhere.
 const INNER: [&str; 8] = [
     "text",
@@ -63,7 +63,7 @@ pub(super) fn request_texts(body: &[u8], sink: Sink<'_>) -> usize {
         });
     }
     result.unwrap_or_else(|error| {
-        sink(&String::from_utf8_lossy(&body[place(body, &error)..]));
+        sink(&String::from_utf8_lossy(&body[error_offset(body, &error)..]));
         0
     })
 }
@@ -73,7 +73,7 @@ fn read_request(body: &[u8], sink: Sink<'_>) -> Result<usize, serde_json::Error>
 }
 
 /// Where in a body an error is.
-fn place(body: &[u8], error: &serde_json::Error) -> usize {
+fn error_offset(body: &[u8], error: &serde_json::Error) -> usize {
     let line = error.line().checked_sub(2);
     let line = line.and_then(|before| memchr::memchr_iter(b'\n', body).nth(before));
     (line.map_or(0, |end| end + 1) + error.column()).min(body.len())
@@ -125,7 +125,7 @@ impl<'de> Visitor<'de> for Request<'_> {
             if TEXTS.contains(&&*key) {
                 let items = map.next_value_seed(Text::of(self.0))?;
                 messages += if key == "messages" { items } else { 0 };
-            } else if WHOLE.contains(&&*key) {
+            } else if VERBATIM_FIELDS.contains(&&*key) {
                 (self.0)(map.next_value::<&RawValue>()?.get());
             } else {
                 map.next_value::<IgnoredAny>()?;
@@ -162,7 +162,9 @@ impl<'de> Visitor<'de> for Response<'_> {
                 }
                 "error" => is_error |= map.next_value::<&RawValue>()?.get() != "null",
                 "choices" => has_no_choice = map.next_value_seed(Choices(self.0))? == Some(0),
-                key if SAID.contains(&key) => drop(map.next_value_seed(Text::of(self.0))?),
+                key if RESPONSE_FIELDS.contains(&key) => {
+                    drop(map.next_value_seed(Text::of(self.0))?)
+                }
                 _ => drop(map.next_value::<IgnoredAny>()?),
             }
         }

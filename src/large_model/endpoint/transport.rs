@@ -14,8 +14,8 @@ use super::client::COMPLETIONS;
 use super::config::{LargeModelConfig, LargeModelConfigError};
 use super::count::TokenCounter;
 use super::direct::Direct;
-use super::fields::Refused;
-use super::models::Listed;
+use super::fields::RefusedFields;
+use super::models::ModelLists;
 use super::slots::Slots;
 use crate::large_model::AttemptObserver;
 use crate::large_model::pace::Pace;
@@ -52,9 +52,9 @@ pub(super) struct Transport {
     pace: Arc<Pace>,
     breakers: Mutex<Breakers>,
     /// Fields that the endpoint refused before.
-    pub(super) refused: Refused,
+    pub(super) refused: RefusedFields,
     /// The cached list of its models.
-    pub(super) listed: Listed,
+    pub(super) listed: ModelLists,
     /// Counts the tokens of what the endpoint does not bill itself.
     pub(super) counter: Arc<TokenCounter>,
     pub(super) rng: Mutex<ChaCha8Rng>,
@@ -113,8 +113,8 @@ impl Transport {
             authorization,
             slots: Slots::new(config.max_in_flight),
             breakers: Mutex::new(Breakers::new(config.breaker)),
-            refused: Refused::default(),
-            listed: Listed::default(),
+            refused: RefusedFields::default(),
+            listed: ModelLists::default(),
             counter: Arc::new(counter.unwrap_or_default()),
             rng: Mutex::new(ChaCha8Rng::seed_from_u64(setup.seed)),
             observer: Arc::clone(&setup.observer),

@@ -16,7 +16,7 @@ pub(super) struct UpstreamError {
 }
 
 /// Characters of an endpoint's own message that are kept.
-const MESSAGE: usize = 1_000;
+const MAX_MESSAGE_CHARS: usize = 1_000;
 
 /// The error in the body of a response with an error status.
 pub(super) fn parse_error(status: u16, body: &[u8], redactor: Redactor<'_>) -> UpstreamError {
@@ -60,7 +60,7 @@ impl UpstreamError {
         });
         Some(Self {
             status: status.or(code).unwrap_or(502),
-            message: redactor.short(&message, MESSAGE),
+            message: redactor.truncated(&message, MAX_MESSAGE_CHARS),
             body: error.is_object().then(|| redactor.json(error)),
         })
     }

@@ -24,9 +24,9 @@ static ACCOUNTS: LazyLock<Mutex<Accounts>> = LazyLock::new(Mutex::default);
 pub(super) struct Account {
     lanes: Mutex<Lanes>,
     /// Held while waiting for the minute to pass, so that calls go on in order.
-    turn: tokio::sync::Mutex<()>,
+    minute_lock: tokio::sync::Mutex<()>,
     rates: Mutex<Rates>,
-    /// What each large model that is in use was given. The lowest limits hold for all.
+    /// The configured limits of each large model in use. The lowest ones apply to all.
     limits: Mutex<Vec<Weak<Limits>>>,
     has_limits: AtomicBool,
 }
@@ -71,7 +71,7 @@ impl Account {
         if !self.has_limits() {
             return None;
         }
-        let _turn = self.turn.lock().await;
+        let _turn = self.minute_lock.lock().await;
         loop {
             let taken = lock(&self.rates).take(self.limits(), tokens, Instant::now());
             match taken {

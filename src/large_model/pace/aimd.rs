@@ -12,9 +12,9 @@ const TOLERANCE: f64 = 2.0;
 #[derive(Debug)]
 pub(super) struct Aimd {
     limit: usize,
-    most: usize,
+    max_limit: usize,
     /// Calls that take longer than this are too slow at any rate: they come near their time-outs.
-    longest: Duration,
+    max_duration: Duration,
     /// The limit doubles with each round until the first sign of overload.
     is_starting: bool,
     /// When the limit changed. Calls that began before say nothing about the current one.
@@ -45,12 +45,12 @@ pub(super) struct Answered {
 }
 
 impl Aimd {
-    /// At most `most` concurrent calls; calls of more than `longest` are too slow.
-    pub(super) fn new(most: usize, longest: Duration) -> Self {
+    /// At most `max_limit` concurrent calls; calls of more than `max_duration` are too slow.
+    pub(super) fn new(max_limit: usize, max_duration: Duration) -> Self {
         Self {
-            limit: FIRST.min(most).max(1),
-            most: most.max(1),
-            longest,
+            limit: FIRST.min(max_limit).max(1),
+            max_limit: max_limit.max(1),
+            max_duration,
             is_starting: true,
             changed: None,
             round: Round::default(),
@@ -85,12 +85,12 @@ impl Aimd {
             _ => pace,
         };
         self.fastest = Some(fastest);
-        let is_long = seconds / calls as f64 > self.longest.as_secs_f64();
+        let is_long = seconds / calls as f64 > self.max_duration.as_secs_f64();
         if pace > TOLERANCE * fastest || is_long {
             self.cut(call.ended);
-        } else if was_full && self.limit < self.most {
+        } else if was_full && self.limit < self.max_limit {
             let more = if self.is_starting { self.limit } else { 1 };
-            self.limit = (self.limit + more).min(self.most);
+            self.limit = (self.limit + more).min(self.max_limit);
             self.changed = Some(call.ended);
         }
     }
@@ -121,11 +121,11 @@ mod tests {
 
     /// An endpoint that serves `slots` calls at once, a second each, and queues the others.
     /// Returns the limit after each of `rounds` rounds.
-    fn limits(slots: usize, most: usize, rounds: usize, mut aimd: Aimd) -> Vec<usize> {
+    fn limits(slots: usize, max_limit: usize, rounds: usize, mut aimd: Aimd) -> Vec<usize> {
         let mut now = Instant::now();
         let mut limits = Vec::new();
         for _ in 0..rounds {
-            let calls = aimd.limit().min(most);
+            let calls = aimd.limit().min(max_limit);
             let took = Duration::from_secs_f64((calls as f64 / slots as f64).max(1.0));
             for slot in 0..calls {
                 let was_full = slot + 1 == aimd.limit();

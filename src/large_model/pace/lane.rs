@@ -33,18 +33,18 @@ pub(super) struct Lane {
 
 pub(super) struct LaneState {
     pub(super) aimd: Aimd,
-    /// Places that there are, taken or free.
+    /// The number of slots, taken and free.
     slots: usize,
-    /// None is taken before.
+    /// No slot is given before this time.
     pub(super) not_before: Option<Instant>,
     /// Refusals since the last reply.
     pub(super) refusals: u32,
 }
 
 impl Lane {
-    /// At most `most` calls at once; calls of more than `longest` are too long.
-    pub(super) fn new(most: usize, longest: Duration) -> Self {
-        let aimd = Aimd::new(most, longest);
+    /// At most `max_limit` calls at once; calls of more than `max_duration` are too long.
+    pub(super) fn new(max_limit: usize, max_duration: Duration) -> Self {
+        let aimd = Aimd::new(max_limit, max_duration);
         let slots = aimd.limit();
         let state = LaneState { aimd, slots, not_before: None, refusals: 0 };
         Self { slots: Arc::new(Semaphore::new(slots)), state: Mutex::new(state) }
@@ -74,7 +74,7 @@ impl Lane {
     }
 
     /// Takes a slot back.
-    pub(super) fn give_back(&self, permit: OwnedSemaphorePermit) {
+    pub(super) fn release(&self, permit: OwnedSemaphorePermit) {
         let mut state = lock(&self.state);
         if state.slots > state.aimd.limit() {
             permit.forget();

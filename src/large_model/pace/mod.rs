@@ -30,9 +30,9 @@ const OVERHEAD: f64 = 16.0;
 const READ_AT_ONCE: f64 = 8.0;
 /// The wait after a refusal that names none; it doubles with each refusal in a row.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+const MAX_PAUSE: Duration = Duration::from_secs(30);
 /// The longest wait that an endpoint may ask for.
-const LONGEST_ASKED: Duration = Duration::from_secs(3600);
+const MAX_REQUESTED_WAIT: Duration = Duration::from_secs(3600);
 /// The assumed length of a reply, in tokens, before any was seen.
 const FIRST_REPLY: u64 = 256;
 
@@ -42,7 +42,7 @@ pub(super) struct PaceConfig {
     /// The upper bound of the adaptive limit; `None`: concurrency is not limited here.
     pub(super) adaptive: Option<usize>,
     /// Calls that take longer than this are too slow for many at once.
-    pub(super) longest: Duration,
+    pub(super) max_duration: Duration,
     /// What a minute may have.
     pub(super) limits: Limits,
     /// Whether calls wait while the endpoint refuses them. Otherwise they fail at once.
@@ -53,7 +53,7 @@ pub(super) struct PaceConfig {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum NoSlot {
     /// None became free in time.
-    Late,
+    TimedOut,
     /// The endpoint refuses calls; the next is made after this time.
     Paused(Duration),
 }
@@ -62,7 +62,7 @@ pub(super) enum NoSlot {
 pub(super) struct Pace {
     name: String,
     adaptive: Option<usize>,
-    longest: Duration,
+    max_duration: Duration,
     waits: bool,
     account: Arc<Account>,
     /// Hold for the account as long as the large model is in use.
@@ -89,11 +89,11 @@ impl Pace {
         key: Option<&SecretString>,
         config: PaceConfig,
     ) -> Arc<Self> {
-        let PaceConfig { adaptive, longest, limits, waits } = config;
+        let PaceConfig { adaptive, max_duration, limits, waits } = config;
         let limits = Arc::new(limits);
         let account = Account::of(url, key, &limits);
         let (name, replies) = (name.to_owned(), Mutex::default());
-        Arc::new(Self { name, adaptive, longest, waits, account, _limits: limits, replies })
+        Arc::new(Self { name, adaptive, max_duration, waits, account, _limits: limits, replies })
     }
 
     /// Whether calls may have to wait.
@@ -112,7 +112,7 @@ impl Pace {
     ) -> Result<PacedSlot, NoSlot> {
         let waiting = self.wait(model, read, max_tokens);
         match until {
-            Some(until) => timeout_at(until.into(), waiting).await.unwrap_or(Err(NoSlot::Late)),
+            Some(until) => timeout_at(until.into(), waiting).await.unwrap_or(Err(NoSlot::TimedOut)),
             None => waiting.await,
         }
     }
@@ -124,8 +124,8 @@ impl Pace {
         max_tokens: Option<u64>,
     ) -> Result<PacedSlot, NoSlot> {
         let (mut lane, mut was_full) = (None, false);
-        if let Some(most) = self.adaptive {
-            let found = self.account.lane(model, || Lane::new(most, self.longest));
+        if let Some(max_limit) = self.adaptive {
+            let found = self.account.lane(model, || Lane::new(max_limit, self.max_duration));
             let refuse_paused = || match found.pause() {
                 Some(until) if !self.waits => {
                     Err(NoSlot::Paused(until.saturating_duration_since(Instant::now())))
@@ -134,7 +134,7 @@ impl Pace {
             };
             refuse_paused()?;
             let permit = Arc::clone(&found.slots).acquire_owned().await;
-            let permit = permit.map_err(|_| NoSlot::Late)?;
+            let permit = permit.map_err(|_| NoSlot::TimedOut)?;
             // Another call may have been refused in the meantime.
             refuse_paused()?;
             while let Some(until) = found.pause() {
@@ -220,7 +220,7 @@ impl PacedSlot {
                 return;
             }
             let doubled = FIRST_PAUSE.saturating_mul(1 << state.refusals.min(5));
-            let pause = asked.map_or(doubled.min(LONGEST_PAUSE), |it| it.min(LONGEST_ASKED));
+            let pause = asked.map_or(doubled.min(MAX_PAUSE), |it| it.min(MAX_REQUESTED_WAIT));
             if state.not_before.is_none_or(|until| until <= now) {
                 state.refusals += 1;
             }
@@ -265,7 +265,7 @@ impl PacedSlot {
 impl Drop for PacedSlot {
     fn drop(&mut self) {
         if let Some((lane, permit)) = self.lane.take() {
-            lane.give_back(permit);
+            lane.release(permit);
         }
     }
 }

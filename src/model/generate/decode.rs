@@ -35,7 +35,7 @@ pub struct Span<'a, C> {
     pub tokens: &'a [u32],
     /// Whether the logits after the last of them are needed.
     pub logits: bool,
-    /// The adapter that the sequence is computed with, by its place among those of the decoder. The
+    /// The adapter that the sequence is computed with, by its index among those of the decoder. The
     /// cache must have been computed with the same.
     pub adapter: Option<usize>,
 }

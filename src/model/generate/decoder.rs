@@ -157,7 +157,7 @@ impl Decoder {
         self.normalise(&self.weights.norm, scratch);
         let rows = &scratch.rows;
         let logits = sized(&mut scratch.logits, rows.len() * head.columns());
-        let x = Given { values: &scratch.normal, width: self.shape.spec.hidden_size, rows };
+        let x = ProductInput { values: &scratch.normal, width: self.shape.spec.hidden_size, rows };
         self.multiply(x, head, logits, false, &mut scratch.rounded);
         let vocabulary = self.shape.spec.vocab_size;
         logits.chunks_exact_mut(head.columns()).map(move |row| &mut row[..vocabulary])
@@ -196,7 +196,7 @@ impl Decoder {
         self.normalise(&layer.input_norm, scratch);
         let rows = &scratch.rows;
         let qkv = sized(&mut scratch.qkv, rows.len() * stride);
-        let x = Given { values: &scratch.normal, width: spec.hidden_size, rows };
+        let x = ProductInput { values: &scratch.normal, width: spec.hidden_size, rows };
         self.multiply(x, &layer.qkv, qkv, false, &mut scratch.rounded);
         self.adapt(x, qkv, index, |layer| &layer.qkv, &mut scratch.low);
         for (row, qkv) in scratch.rows.iter().zip(qkv.chunks_exact_mut(stride)) {
@@ -250,7 +250,7 @@ impl Decoder {
         self.normalise(&layer.mlp_norm, scratch);
         let rows = &scratch.rows;
         let gate_up = sized(&mut scratch.gate_up, rows.len() * stride);
-        let x = Given { values: &scratch.normal, width: hidden, rows };
+        let x = ProductInput { values: &scratch.normal, width: hidden, rows };
         self.multiply(x, &layer.gate_up, gate_up, false, &mut scratch.rounded);
         self.adapt(x, gate_up, index, |layer| &layer.gate_up, &mut scratch.low);
         let gated = sized(&mut scratch.gated, rows.len() * width);
@@ -277,7 +277,7 @@ impl Decoder {
                 (&layer.mlp, |layer| &layer.mlp, &scratch.gated, spec.intermediate_size)
             }
         };
-        let input = Given { values, width, rows };
+        let input = ProductInput { values, width, rows };
         let x = sized(&mut scratch.x, rows.len() * x_stride);
         let Some(norm) = &joined.norm else {
             self.multiply(input, &joined.weight, x, true, &mut scratch.rounded);
@@ -312,7 +312,14 @@ impl Decoder {
 
     /// Adds the output of each row's adapter to the rows of a product; `pairs` selects the part of
     /// a layer's adapter that belongs to the product.
-    fn adapt(&self, x: Given<'_>, out: &mut [f32], index: usize, pairs: Pairs, low: &mut Vec<f32>) {
+    fn adapt(
+        &self,
+        x: ProductInput<'_>,
+        out: &mut [f32],
+        index: usize,
+        pairs: Pairs,
+        low: &mut Vec<f32>,
+    ) {
         let rows = x.rows;
         if rows.iter().all(|row| row.adapter.is_none()) {
             return;
@@ -339,13 +346,13 @@ impl Decoder {
     /// `out = x · Wᵀ`, or adds it to `out`.
     fn multiply(
         &self,
-        x: Given<'_>,
+        x: ProductInput<'_>,
         weight: &PackedProjection,
         out: &mut [f32],
         add: bool,
         rounded: &mut Rounded,
     ) {
-        let (isa, Given { values: x, width, rows }) = (self.shape.isa, x);
+        let (isa, ProductInput { values: x, width, rows }) = (self.shape.isa, x);
         let rows = rows.len();
         match weight {
             PackedProjection::Float(weight) => {
@@ -365,7 +372,7 @@ type Pairs = fn(&AdaptedLayer) -> &[PackedPair];
 
 /// The left side of a product: the first values of a buffer, `(rows, width)`.
 #[derive(Clone, Copy)]
-struct Given<'a> {
+struct ProductInput<'a> {
     values: &'a [f32],
     width: usize,
     rows: &'a [Row],

@@ -77,7 +77,7 @@ pub(super) struct PackedWeights {
 
 /// A weight of a model.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum WeightPlace {
+pub(super) enum WeightId {
     Embed,
     Norm,
     Head,
@@ -87,24 +87,23 @@ pub(super) enum WeightPlace {
 /// A source of weights.
 pub(super) trait WeightSource {
     /// A weight in f32, row by row.
-    fn floats(&self, place: WeightPlace) -> Result<Vec<f32>, ModelError>;
+    fn floats(&self, id: WeightId) -> Result<Vec<f32>, ModelError>;
 
     /// Matrices of this depth, one below the other, unchanged; `None` if they are not all
     /// quantised.
-    fn quantized(&self, depth: usize, places: &[WeightPlace])
-    -> Result<Option<Matrix>, ModelError>;
+    fn quantized(&self, depth: usize, ids: &[WeightId]) -> Result<Option<Matrix>, ModelError>;
 
     /// Unchanged if they are quantised, otherwise in f32.
     fn projection(
         &self,
         isa: Isa,
         depth: usize,
-        places: &[WeightPlace],
+        ids: &[WeightId],
     ) -> Result<PackedProjection, ModelError> {
-        if let Some(matrix) = self.quantized(depth, places)? {
+        if let Some(matrix) = self.quantized(depth, ids)? {
             return Ok(PackedProjection::Quantized(matrix));
         }
-        let matrices = places.iter().map(|&place| self.floats(place));
+        let matrices = ids.iter().map(|&id| self.floats(id));
         let matrices = matrices.collect::<Result<Vec<_>, _>>()?;
         let matrices: Vec<&[f32]> = matrices.iter().map(Vec::as_slice).collect();
         Ok(PackedProjection::Float(Packed::new(isa, depth, &matrices)))
@@ -112,36 +111,32 @@ pub(super) trait WeightSource {
 }
 
 impl WeightSource for Weights {
-    fn floats(&self, place: WeightPlace) -> Result<Vec<f32>, ModelError> {
-        let tensor = match place {
-            WeightPlace::Embed => &self.embed,
-            WeightPlace::Norm => &self.norm,
-            WeightPlace::Head => self.output(),
-            WeightPlace::Layer(index, slot) => self.layers[index].need(slot)?,
+    fn floats(&self, id: WeightId) -> Result<Vec<f32>, ModelError> {
+        let tensor = match id {
+            WeightId::Embed => &self.embed,
+            WeightId::Norm => &self.norm,
+            WeightId::Head => self.output(),
+            WeightId::Layer(index, slot) => self.layers[index].need(slot)?,
         };
         let tensor = tensor.to_device(&Device::Cpu)?.to_dtype(DType::F32)?;
         Ok(tensor.flatten_all()?.to_vec1()?)
     }
 
-    fn quantized(&self, _: usize, _: &[WeightPlace]) -> Result<Option<Matrix>, ModelError> {
+    fn quantized(&self, _: usize, _: &[WeightId]) -> Result<Option<Matrix>, ModelError> {
         Ok(None)
     }
 }
 
 impl WeightSource for GgufWeights<'_> {
-    fn floats(&self, place: WeightPlace) -> Result<Vec<f32>, ModelError> {
-        let (name, shape) = self.named(place)?;
+    fn floats(&self, id: WeightId) -> Result<Vec<f32>, ModelError> {
+        let (name, shape) = self.named(id)?;
         GgufWeights::floats(self, &name, &shape)
     }
 
-    fn quantized(
-        &self,
-        depth: usize,
-        places: &[WeightPlace],
-    ) -> Result<Option<Matrix>, ModelError> {
-        let mut tensors = Vec::with_capacity(places.len());
-        for &place in places {
-            let (name, shape) = self.named(place)?;
+    fn quantized(&self, depth: usize, ids: &[WeightId]) -> Result<Option<Matrix>, ModelError> {
+        let mut tensors = Vec::with_capacity(ids.len());
+        for &id in ids {
+            let (name, shape) = self.named(id)?;
             tensors.push(self.rows(&name, &shape)?);
         }
         let rows: Vec<StoredRows<'_>> = tensors
@@ -158,14 +153,14 @@ impl WeightSource for GgufWeights<'_> {
 
 impl GgufWeights<'_> {
     /// A weight's name in checkpoints, and its shape.
-    fn named(&self, place: WeightPlace) -> Result<(String, Vec<usize>), ModelError> {
+    fn named(&self, id: WeightId) -> Result<(String, Vec<usize>), ModelError> {
         let spec = self.spec();
         let table = vec![spec.vocab_size, spec.hidden_size];
-        Ok(match place {
-            WeightPlace::Norm => (NORM.to_owned(), vec![spec.hidden_size]),
-            WeightPlace::Head if !spec.tie_word_embeddings => (HEAD.to_owned(), table),
-            WeightPlace::Embed | WeightPlace::Head => (EMBED.to_owned(), table),
-            WeightPlace::Layer(index, slot) => match slot.shape(spec) {
+        Ok(match id {
+            WeightId::Norm => (NORM.to_owned(), vec![spec.hidden_size]),
+            WeightId::Head if !spec.tie_word_embeddings => (HEAD.to_owned(), table),
+            WeightId::Embed | WeightId::Head => (EMBED.to_owned(), table),
+            WeightId::Layer(index, slot) => match slot.shape(spec) {
                 Some(shape) => (slot.name(spec, index), shape),
                 None => return Err(ModelError::Batch(format!("the layer has no {slot:?}"))),
             },
@@ -175,20 +170,20 @@ impl GgufWeights<'_> {
 
 impl PackedWeights {
     pub fn new(isa: Isa, spec: &Spec, source: &impl WeightSource) -> Result<Self, ModelError> {
-        let head = source.projection(isa, spec.hidden_size, &[WeightPlace::Head])?;
+        let head = source.projection(isa, spec.hidden_size, &[WeightId::Head])?;
         let embed = if spec.tie_word_embeddings && head.is_quantized() {
             Table::Head
         } else {
-            match source.quantized(spec.hidden_size, &[WeightPlace::Embed])? {
+            match source.quantized(spec.hidden_size, &[WeightId::Embed])? {
                 Some(matrix) => Table::Quantized(matrix),
-                None => Table::Float(source.floats(WeightPlace::Embed)?),
+                None => Table::Float(source.floats(WeightId::Embed)?),
             }
         };
         let layers = (0..spec.layers.len()).map(|index| Layer { isa, spec, source, index }.pack());
         Ok(Self {
             embed,
             layers: layers.collect::<Result<_, _>>()?,
-            norm: shifted(spec, source.floats(WeightPlace::Norm)?),
+            norm: shifted(spec, source.floats(WeightId::Norm)?),
             head,
         })
     }
@@ -250,13 +245,13 @@ impl<S: WeightSource> Layer<'_, S> {
     }
 
     fn matrices(&self, depth: usize, slots: &[Slot]) -> Result<PackedProjection, ModelError> {
-        let places: Vec<WeightPlace> =
-            slots.iter().map(|&slot| WeightPlace::Layer(self.index, slot)).collect();
-        self.source.projection(self.isa, depth, &places)
+        let ids: Vec<WeightId> =
+            slots.iter().map(|&slot| WeightId::Layer(self.index, slot)).collect();
+        self.source.projection(self.isa, depth, &ids)
     }
 
     fn floats(&self, slot: Slot) -> Result<Vec<f32>, ModelError> {
-        self.source.floats(WeightPlace::Layer(self.index, slot))
+        self.source.floats(WeightId::Layer(self.index, slot))
     }
 
     fn optional(&self, slot: Slot) -> Result<Option<Vec<f32>>, ModelError> {

@@ -167,8 +167,8 @@ fn an_index_places_every_tensor() {
     assert_eq!(list(&read.weights().embed), list(&weights.embed));
     for (name, shard, said) in [
         (embed, shards[1].into(), "in `one.safetensors`, which holds it"),
-        (embed, 5.into(), "in 5, which is no file"),
-        (embed, "../two.safetensors".into(), "which is no file of this folder"),
+        (embed, 5.into(), "in 5, which is not a file"),
+        (embed, "../two.safetensors".into(), "which is not a file of this folder"),
         (embed, serde_json::Value::Null, "which holds it"),
         ("ghost.weight", shards[0].into(), "in `one.safetensors`, which does not hold it"),
         ("ghost.weight", "three.safetensors".into(), "three.safetensors"),

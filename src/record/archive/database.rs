@@ -122,9 +122,9 @@ impl DatabaseArchive {
         loop {
             let (rows, is_end) = self.before(&search, last.as_ref()).await?;
             let bytes = rows.iter().filter_map(|(_, record)| Some(record.as_ref()?.len())).sum();
-            let look = move || {
+            let examine = move || {
                 for (cursor, record) in rows {
-                    search.look(|| cursor.key.clone(), record.as_deref().map(str::as_bytes));
+                    search.examine(|| cursor.key.clone(), record.as_deref().map(str::as_bytes));
                     last = Some(cursor);
                     if search.is_over() {
                         return (search, last, true);
@@ -134,7 +134,7 @@ impl DatabaseArchive {
             };
             let is_over;
             (search, last, is_over) =
-                compute::run_on(bytes, std::time::Instant::now() + TIMEOUT, look).await?;
+                compute::run_on(bytes, std::time::Instant::now() + TIMEOUT, examine).await?;
             if is_over || is_end {
                 let next = last.filter(|_| is_over).map(|cursor| cursor.name());
                 return Ok(search.page(next));
@@ -204,7 +204,7 @@ impl DatabaseArchive {
         if let Some(caller) = &filter.caller {
             query = query.bind(caller.clone());
         }
-        timely(query.fetch_all(self.pool()?)).await
+        with_timeout(query.fetch_all(self.pool()?)).await
     }
 
     /// The record of a row.
@@ -214,7 +214,7 @@ impl DatabaseArchive {
         let statement =
             format!("SELECT {record} FROM prompt_r1_episodes WHERE key = {}", as_key("$1"));
         let query = sqlx::query(&statement).bind(key.to_string());
-        let row = timely(query.fetch_optional(self.pool()?)).await?;
+        let row = with_timeout(query.fetch_optional(self.pool()?)).await?;
         row.map(|row| row.try_get(0)).transpose().map_err(failed)
     }
 
@@ -243,7 +243,7 @@ fn cursor(row: &AnyRow) -> sqlx::Result<Cursor> {
     Ok(Cursor { key: row.try_get(0)?, created: row.try_get(1)? })
 }
 
-async fn timely<T>(answer: impl Future<Output = sqlx::Result<T>>) -> Result<T, ArchiveError> {
+async fn with_timeout<T>(answer: impl Future<Output = sqlx::Result<T>>) -> Result<T, ArchiveError> {
     match tokio::time::timeout(TIMEOUT, answer).await {
         Ok(answer) => answer.map_err(failed),
         Err(_) => Err(ArchiveError::Store(format!("no answer within {} s", TIMEOUT.as_secs()))),

@@ -55,7 +55,7 @@ pub(super) fn list(folder: &Path, mut search: Search, from: Option<Position>) ->
         let mut lines = Backwards { file, start: end, buffer: Vec::new() };
         while let Some((offset, line)) = lines.next()? {
             let position = Position { number, offset };
-            search.look(|| position.name(), Some(&line));
+            search.examine(|| position.name(), Some(&line));
             if search.is_over() {
                 return Ok(search.page(Some(position.name())));
             }

@@ -24,14 +24,14 @@ const MAX_BYTES: usize = 16 * 1024 * 1024;
 /// Episodes that are examined for one page.
 const MAX_EPISODES: usize = 2000;
 /// The longest search for the episodes of one page.
-const LOOKING: Duration = Duration::from_secs(1);
+const SEARCH_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long a store may take to answer.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Why recorded episodes cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ArchiveError {
-    /// No page of this archive ended there.
+    /// The cursor does not belong to this archive.
     #[error("the cursor is not valid")]
     Cursor,
     /// The folder or the database fails.
@@ -142,12 +142,12 @@ struct Search {
 
 impl Search {
     fn new(filter: Filter, limit: usize) -> Self {
-        let until = Instant::now() + LOOKING;
+        let until = Instant::now() + SEARCH_TIMEOUT;
         Self { filter, limit, until, found: Vec::new(), bytes: 0, episodes: 0 }
     }
 
     /// Examines an episode; `None` is one that the store has excluded already.
-    fn look(&mut self, id: impl FnOnce() -> String, record: Option<&[u8]>) {
+    fn examine(&mut self, id: impl FnOnce() -> String, record: Option<&[u8]>) {
         self.episodes += 1;
         let Some(record) = record else { return };
         self.bytes += record.len();

@@ -10,10 +10,10 @@ use sqlx::postgres::PgConnectOptions;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode};
 use sqlx::{Connection as _, PgConnection, SqliteConnection};
 
-use super::{Rows, TIMEOUT, WriteError, within};
+use super::{Rows, TIMEOUT, WriteError, with_timeout};
 
 /// How long making the table and its indexes may take: those of an old table may be large.
-const MAKING: Duration = Duration::from_secs(120);
+const SCHEMA_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// `record` is the line that a file would have: the type `JSON` stores it verbatim, while `JSONB`
 /// does not allow U+0000. Altering a table blocks its readers, so it is done only if the column
@@ -93,14 +93,15 @@ impl DatabaseLocation {
     pub(super) async fn connect(&self) -> Result<Connection, WriteError> {
         match self {
             Self::Postgres(options) => {
-                let mut open = within(TIMEOUT, PgConnection::connect_with(options)).await?;
-                within(MAKING, make(&mut open)).await?;
+                let mut open = with_timeout(TIMEOUT, PgConnection::connect_with(options)).await?;
+                with_timeout(SCHEMA_TIMEOUT, make(&mut open)).await?;
                 Ok(Connection::Postgres(open))
             }
             Self::Sqlite(options) => {
-                let mut open = within(TIMEOUT, SqliteConnection::connect_with(options)).await?;
+                let mut open =
+                    with_timeout(TIMEOUT, SqliteConnection::connect_with(options)).await?;
                 for statement in SQLITE {
-                    within(MAKING, sqlx::query(statement).execute(&mut open)).await?;
+                    with_timeout(SCHEMA_TIMEOUT, sqlx::query(statement).execute(&mut open)).await?;
                 }
                 Ok(Connection::Sqlite(open))
             }

@@ -114,7 +114,7 @@ impl Database {
                 Some(open) => open,
                 None => connection.insert(server.connect().await?),
             };
-            within(limit, open.insert(rows, range)).await
+            with_timeout(limit, open.insert(rows, range)).await
         });
         if done.is_err() {
             self.connection = None;
@@ -139,7 +139,7 @@ impl Sink for Database {
 }
 
 /// The result of `work`, unless it takes too long.
-async fn within<T>(
+async fn with_timeout<T>(
     limit: Duration,
     work: impl Future<Output = sqlx::Result<T>>,
 ) -> Result<T, WriteError> {

@@ -95,7 +95,7 @@ fn from_folder(
     let (tokens, kinds) = tokens.into_iter().unzip();
     let merges: Option<Vec<String>> =
         model["merges"].as_array().into_iter().flatten().map(merge).collect();
-    let merges = merges.ok_or_else(|| cannot("a merge is no pair of tokens".to_owned()))?;
+    let merges = merges.ok_or_else(|| cannot("a merge is not a pair of tokens".to_owned()))?;
 
     let settings = read_settings(folder)?;
     let id = |key: &str| {

@@ -343,7 +343,7 @@ fn what_does_not_hold_together_is_named() {
         (with("ggml.tokens", text("a")), "it is not a list of texts"),
         (with("ggml.tokens", list(&["a"])), "entries for 1 tokens"),
         (with("ggml.token_type", Some(Entry::I32s(vec![9]))), "no token is of the type 9"),
-        (with("ggml.merges", list(&["ab"])), "`ab` is no pair"),
+        (with("ggml.merges", list(&["ab"])), "`ab` is not a pair"),
         (with("ggml.merges", list(&["not there"])), "`tokenizer.ggml.merges`"),
         (with("ggml.eos_token_id", Some(Entry::U32(1 << 30))), "1073741824 is not below"),
         (with("chat_template", None), "not trained to chat"),

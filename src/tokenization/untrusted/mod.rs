@@ -56,8 +56,8 @@ fn mark(text: &str) -> String {
     marked
 }
 
-/// A trusted text, in which characters that would look marked are marked: they come back as they
-/// are.
+/// A trusted text. Its characters that look like marked ones are marked, too, so that they are
+/// restored unchanged.
 fn mark_looking(text: &str) -> String {
     let mut marked = String::with_capacity(text.len());
     for c in text.chars() {

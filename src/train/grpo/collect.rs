@@ -105,7 +105,7 @@ impl Collected {
             })
             .collect();
         let mut outcomes = rollouts.run(&attempts).await.into_iter();
-        self.failures.asked += outcomes.len();
+        self.failures.started += outcomes.len();
         for task in tasks {
             let mut members = Vec::with_capacity(config.group_size);
             for outcome in outcomes.by_ref().take(config.group_size) {

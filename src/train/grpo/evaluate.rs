@@ -21,7 +21,7 @@ use crate::train::metrics::Values;
 use crate::trajectory::{Action, Trajectory};
 
 /// Sample episodes that are stored, one per class.
-const SHOWN: usize = 8;
+const MAX_SHOWN_EPISODES: usize = 8;
 /// How right answers are counted: raised with each change of it, so that the best policy of a run
 /// of an earlier version is evaluated again.
 const COUNTING: u32 = 2;
@@ -162,7 +162,7 @@ impl Evaluation {
                 *self.prompt_classes.entry(class.to_owned()).or_default() += 1;
             }
         }
-        if is_new && self.shown.len() < SHOWN {
+        if is_new && self.shown.len() < MAX_SHOWN_EPISODES {
             let mut trajectory = scored.episode.trajectory;
             trajectory.trace = Default::default();
             let (task, reward) = (task.clone(), scored.reward.total);

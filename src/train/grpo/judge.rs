@@ -16,8 +16,8 @@ use crate::trajectory::Trajectory;
 
 /// The time-out of one judgement. It is generous; the time-outs of each call apply.
 const TIMEOUT: Duration = Duration::from_secs(86_400);
-/// The least score that counts as right, of a judge or a comparison.
-const RIGHT: f64 = 0.5;
+/// The lowest score that counts as correct, of a judge or a comparison.
+const CORRECT_SCORE: f64 = 0.5;
 
 /// A judgement.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -68,7 +68,7 @@ impl AnswerJudge {
     pub async fn try_out(&self, task: &Task) -> Result<(), RolloutFailure> {
         let Some(gold) = task.golds.first() else { return Ok(()) };
         let (score, _) = self.ask(task, gold).await?;
-        if score < RIGHT {
+        if score < CORRECT_SCORE {
             let judge = self.judge.model();
             tracing::warn!(judge, score, gold, "the judge takes a gold answer for wrong");
         }
@@ -99,7 +99,7 @@ impl AnswerJudge {
         }
         let (score, usage) = self.ask(task, answer).await?;
         let compared = reward.score(trajectory, task).answer;
-        let agrees = (score >= RIGHT) == (compared >= RIGHT);
+        let agrees = (score >= CORRECT_SCORE) == (compared >= CORRECT_SCORE);
         Ok(Some(Judged { score, agrees, usage }))
     }
 

@@ -10,7 +10,7 @@ use crate::train::error::TrainError;
 #[derive(Debug, Default)]
 pub struct Failures {
     /// Episodes that were started.
-    pub asked: usize,
+    pub started: usize,
     /// Those that failed, retry included.
     pub failed: usize,
     /// Those whose reward failed.
@@ -24,9 +24,9 @@ pub struct Failures {
 }
 
 impl Failures {
-    /// None yet, among so many episodes.
-    pub fn among(asked: usize) -> Self {
-        Self { asked, ..Self::default() }
+    /// No failures yet, among `started` episodes.
+    pub fn among(started: usize) -> Self {
+        Self { started, ..Self::default() }
     }
 
     /// Counts a failure.
@@ -44,7 +44,7 @@ impl Failures {
     /// Whether so many episodes failed that a model, the reward or the judge must be down, or one
     /// failed permanently.
     pub fn is_outage(&self) -> bool {
-        self.is_final || self.failed * 2 > self.asked
+        self.is_final || self.failed * 2 > self.started
     }
 
     /// The cause of most failures.
@@ -61,7 +61,7 @@ impl Failures {
 /// The pauses of one step, or of its evaluation.
 pub struct Pauses {
     step: u64,
-    most: u32,
+    max_retries: u32,
     pause: Duration,
     retries: u32,
     /// The failure before the last pause.
@@ -69,10 +69,10 @@ pub struct Pauses {
 }
 
 impl Pauses {
-    /// None yet.
+    /// No pauses yet.
     pub fn new(config: &OutageConfig, step: u64) -> Self {
         let pause = Duration::from_millis(config.pause_ms);
-        Self { step, most: config.retries, pause, retries: 0, before: None }
+        Self { step, max_retries: config.retries, pause, retries: 0, before: None }
     }
 
     /// Waits before the episodes are run again.
@@ -81,7 +81,7 @@ impl Pauses {
     /// Where that is of no use, or was tried often enough.
     pub async fn after(&mut self, failures: Failures) -> Result<(), TrainError> {
         let cause = failures.cause();
-        let Failures { failed, asked, is_final, last, .. } = failures;
+        let Failures { failed, started, is_final, last, .. } = failures;
         // While a circuit breaker is open, an attempt has no failure of its own: what opened it
         // happened in one before.
         let last = match (self.before.take(), last) {
@@ -91,11 +91,11 @@ impl Pauses {
         self.before = last.clone();
         let reason = last.map(|failure| failure.reason).unwrap_or_default();
         let (step, retries) = (self.step, self.retries);
-        if is_final || retries == self.most {
-            return Err(TrainError::EpisodesFail { cause, step, failed, asked, retries, reason });
+        if is_final || retries == self.max_retries {
+            return Err(TrainError::EpisodesFail { cause, step, failed, started, retries, reason });
         }
         let pause_ms = self.pause.as_millis() as u64;
-        tracing::warn!(%cause, failed, asked, reason, pause_ms, "most episodes failed");
+        tracing::warn!(%cause, failed, started, reason, pause_ms, "most episodes failed");
         tokio::time::sleep(self.pause).await;
         self.pause *= 2;
         self.retries += 1;

@@ -10,7 +10,7 @@ use super::failure::{Cause, RolloutFailure};
 use super::judge::{AnswerJudge, Judged};
 use crate::engine::Sampling;
 use crate::episode::{
-    Episode, EpisodeErrorKind, EpisodeRequest, FinishReason, Limits, Participants, Silent,
+    DiscardEvents, Episode, EpisodeErrorKind, EpisodeRequest, FinishReason, Limits, Participants,
     run_episode,
 };
 use crate::hint::Hint;
@@ -126,7 +126,7 @@ impl Rollouts {
             protocol: &self.protocol,
         };
         let mut episode =
-            run_episode(participants, &request, &mut Silent).await.map_err(|error| {
+            run_episode(participants, &request, &mut DiscardEvents).await.map_err(|error| {
                 *cost += error.usage.large_model.cost;
                 RolloutFailure {
                     is_consequence: matches!(

@@ -34,8 +34,8 @@ struct Step {
 }
 
 impl Samples {
-    /// Those of the run in `root`, which goes on after `step` steps: what an earlier attempt wrote
-    /// beyond them is removed.
+    /// The samples of the run in `root`, which continues after `step` steps: what an earlier
+    /// attempt wrote beyond them is removed.
     ///
     /// # Errors
     /// When a file cannot be read or removed.
@@ -73,11 +73,11 @@ impl Samples {
 fn chosen(groups: &[Group], most: usize) -> Vec<SampleEpisode> {
     let mut groups: Vec<_> = groups.iter().collect();
     groups.sort_by_key(|group| group.advantages.is_none());
-    groups.into_iter().flat_map(ends).take(most).collect()
+    groups.into_iter().flat_map(best_and_worst).take(most).collect()
 }
 
 /// The best and the worst episode of a group; one of them where all are worth the same.
-fn ends(group: &Group) -> impl Iterator<Item = SampleEpisode> {
+fn best_and_worst(group: &Group) -> impl Iterator<Item = SampleEpisode> {
     let reward = |place: &usize| group.members[*place].reward.total;
     let places = 0..group.members.len();
     let best = places.clone().rev().max_by(|a, b| reward(a).total_cmp(&reward(b)));
@@ -95,12 +95,12 @@ fn shown(group: &Group, place: usize) -> SampleEpisode {
         reward: reward.total,
         advantage: group.advantages.as_ref().map(|advantages| advantages[place]),
     };
-    bound(&mut shown);
+    truncate_texts(&mut shown);
     shown
 }
 
 /// Cuts the longest texts of an episode that has more than [`EPISODE_BYTES`], and says so in them.
-fn bound(shown: &mut SampleEpisode) {
+fn truncate_texts(shown: &mut SampleEpisode) {
     let mut texts = vec![&mut shown.task.question];
     texts.extend(&mut shown.task.golds);
     for turn in &mut shown.trajectory.turns {

@@ -259,7 +259,7 @@ fn when_everything_fails_the_run_ends_with_its_state_saved() {
                 cause: Cause::Reward,
                 step: 0,
                 failed: 8,
-                asked: 8,
+                started: 8,
                 retries: 2,
                 ..
             }

@@ -53,13 +53,13 @@ pub(super) fn check(config: &GrpoConfig) -> Result<(), TrainError> {
 /// `prompts`.
 ///
 /// # Errors
-/// When the log-probabilities differ by more than `most` on average, or a server fails.
+/// When the log-probabilities differ by more than `max_difference` on average, or a server fails.
 pub(super) async fn compare(
     native: &dyn Engine,
     servers: &TokensEngine,
     prompts: &[Vec<u32>],
     stop_ids: &[u32],
-    most: f64,
+    max_difference: f64,
 ) -> Result<(), TrainError> {
     servers.connect().await.map_err(|error| TrainError::Config(error.reason()))?;
     let prompts = &prompts[..prompts.len().min(COMPARED)];
@@ -87,7 +87,7 @@ pub(super) async fn compare(
         }
     }
     let mean = sum / f64::from(tokens.max(1));
-    if mean > most {
+    if mean > max_difference {
         return Err(TrainError::Config(reason!(
             "the token servers have other weights than the run begins with: log-probabilities of the likeliest tokens differ by {mean:.3} in the mean";
             hint: "serve the model of `model.path`, an adapter merged into it; `guards.max_rollout_logprob_diff` is the bound"
@@ -123,10 +123,6 @@ async fn likeliest(
 
 /// The load of the servers since `meter` was last read, as metrics.
 pub(super) fn load(meter: &mut LoadMeter) -> Values {
-    let Utilisation { mean, least, failures } = meter.read();
-    vec![
-        ("servers_busy", mean),
-        ("servers_busy_least", least),
-        ("servers_failures", failures as f64),
-    ]
+    let Utilisation { mean, min, failures } = meter.read();
+    vec![("servers_busy", mean), ("servers_busy_least", min), ("servers_failures", failures as f64)]
 }

@@ -23,7 +23,7 @@ async fn fail(script: Script, keys: Value, asked: Call) -> LargeModelError {
 }
 
 #[tokio::test]
-async fn replies_that_are_none() {
+async fn invalid_replies_are_errors() {
     let nothing = json!({"choices": []});
     let inside = json!({"error": {"message": "no capacity", "code": 503}});
     let table = [
@@ -116,7 +116,7 @@ async fn endpoints_that_are_slow() {
 }
 
 #[tokio::test]
-async fn slow_is_not_too_slow() {
+async fn a_reply_that_makes_progress_does_not_time_out() {
     let server = Loopback::start().await;
     let (endpoint, _) = client(&server.url(), json!({"timeouts": {"idle_ms": 1_000}}));
     server.then(

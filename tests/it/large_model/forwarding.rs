@@ -27,7 +27,7 @@ async fn body(response: Response<ForwardBody>) -> Result<Vec<u8>, LargeModelErro
 }
 
 #[tokio::test]
-async fn both_ways_unchanged_but_for_what_is_not_theirs() {
+async fn forwarding_removes_only_hop_by_hop_headers_and_credentials() {
     let server = Loopback::start().await;
     let (endpoint, outcomes) = client(&server.url(), json!({"api_key_env": "TEST_KEY"}));
     let script = Script::bytes(206, "application/weird", b"\x00\xff body".to_vec());

@@ -380,7 +380,7 @@ async fn unrequested_fields_are_left_out_where_they_are_refused() {
     .await;
     let (endpoint, _) = client(&server.url(), json!({}));
     let own = json!({"max_tokens": 9, "temperature": 0.7, "seed": 3, "stop": ["x"]});
-    let asked = Call { own: own.as_object().cloned().unwrap(), ..call("hi") };
+    let asked = Call { optional_params: own.as_object().cloned().unwrap(), ..call("hi") };
     let (text, _) = streamed(&endpoint, &asked).await.unwrap();
     assert_eq!((&*text, server.requests().len()), ("ok", 6));
     let sent = server.last().json();

@@ -63,7 +63,7 @@ async fn only_so_many_calls_are_made_until_some_are_answered() {
 }
 
 #[tokio::test]
-async fn what_is_refused_is_asked_again_when_there_is_a_place() {
+async fn refused_calls_are_retried_once_a_slot_is_free() {
     let count = AtomicUsize::new(0);
     let server =
         Loopback::answering(move |request| match count.fetch_add(1, Ordering::SeqCst) % 3 {
@@ -116,7 +116,7 @@ async fn an_endpoint_that_asks_to_wait_for_ages_is_asked_again_after_an_hour() {
 }
 
 #[tokio::test]
-async fn what_is_paid_in_advance_and_used_up_is_no_reason_to_wait() {
+async fn an_exhausted_quota_is_not_retried() {
     let quota = json!({"error": {"message": "used up", "code": "insufficient_quota"}});
     let server = Loopback::answering(move |_| Script::json(429, quota.clone())).await;
     let (endpoint, _) = client(&server.url(), json!({"adaptive_in_flight": true}));

@@ -4,11 +4,11 @@ use super::odd::streamed;
 use super::*;
 
 fn own(fields: Value) -> Call {
-    Call { own: fields.as_object().cloned().unwrap(), ..call("hi") }
+    Call { optional_params: fields.as_object().cloned().unwrap(), ..call("hi") }
 }
 
 #[tokio::test]
-async fn no_caller_decides_for_others_what_is_sent() {
+async fn a_callers_error_does_not_remove_fields_for_others() {
     let said = "Invalid value: 'stream'. Supported values are: 'low' and 'high'.";
     // Some endpoints do not say which field they mean; another attempt then shows it.
     for (param, requests) in [(json!("reasoning_effort"), 1), (json!(null), 2)] {

@@ -97,7 +97,7 @@ async fn tool_calls_and_reasoning_are_put_together() {
 }
 
 #[tokio::test]
-async fn how_streams_end_well() {
+async fn all_valid_ends_of_a_stream_are_accepted() {
     let done = || "[DONE]".to_owned();
     let with = |mut events: Vec<String>, last: String| {
         events.push(last);

@@ -127,7 +127,7 @@ const TRY_AGAIN: Fault =
     Fault::Answer(200, Vec::new(), r#"{"type":"try_again","queue_state":"active"}"#);
 
 #[test]
-fn what_goes_wrong_on_the_way_changes_nothing() {
+fn temporary_failures_do_not_change_the_result() {
     let folder = tempfile::tempdir().unwrap();
     let base = base(folder.path());
     let run = |name: &str, server: &Tinker| {
@@ -191,7 +191,7 @@ fn said(output: &Output) -> String {
 }
 
 #[test]
-fn what_cannot_be_helped_is_said() {
+fn permanent_failures_of_the_server_end_the_run_with_a_reason() {
     let folder = tempfile::tempdir().unwrap();
     let base = base(&folder.path().join("base"));
     let other = {
@@ -248,7 +248,7 @@ fn what_cannot_be_helped_is_said() {
             "gone",
             faulty("retrieve_future", 5, answer(410, r#"{"detail":"expired"}"#)),
             "",
-            "no longer knows what it was asked for by",
+            "has lost the computation of",
         ),
         (
             "unreadable",

@@ -8,7 +8,7 @@ use crate::http::episode::answer::{AnswerPiece, Answered};
 use crate::http::episode::stop_sequences::Ending;
 use crate::http::sse;
 use crate::http::wire::chat_reply::{Outcome, finish_reason};
-use crate::http::wire::usage::Sum;
+use crate::http::wire::usage::UsageSum;
 
 /// The signature of thoughts: nothing checks it, and clients require a text.
 const SIGNATURE: &str = "prompt-r1";
@@ -20,7 +20,7 @@ pub(in crate::http) struct MessageWriter {
     blocks: Vec<Value>,
     /// The current block: whether it has thoughts, and its text.
     open: Option<(bool, String)>,
-    sum: Sum,
+    sum: UsageSum,
     shows_thoughts: bool,
     with_turns: bool,
     events: Vec<Bytes>,
@@ -31,7 +31,7 @@ impl MessageWriter {
     pub(in crate::http) fn new(
         id: &str,
         model: &str,
-        sum: Sum,
+        sum: UsageSum,
         shows_thoughts: bool,
         with_turns: bool,
     ) -> Self {

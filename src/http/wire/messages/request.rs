@@ -254,7 +254,7 @@ fn tools_to_chat(tools: Vec<Value>) -> Result<Vec<Value>, ApiError> {
 
 fn tool_to_chat(param: &str, tool: Value) -> Result<Value, ApiError> {
     let Value::Object(mut tool) = tool else {
-        return Err(ApiError::invalid(param, format!("`{param}` is no object")));
+        return Err(ApiError::invalid(param, format!("`{param}` is not an object")));
     };
     if let Some(kind) = tool.get("type").filter(|kind| !kind.is_null() && **kind != "custom") {
         let param = format!("{param}.type");

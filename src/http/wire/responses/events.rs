@@ -10,7 +10,7 @@ use crate::http::episode::answer::{AnswerPiece, Answered, logprobs};
 use crate::http::error::ApiError;
 use crate::http::sse;
 use crate::http::wire::chat_reply::{Outcome, finish_reason};
-use crate::http::wire::usage::Sum;
+use crate::http::wire::usage::UsageSum;
 
 /// A response in progress. Its events can be sent, or its end alone.
 pub(in crate::http) struct ResponseWriter {
@@ -18,7 +18,7 @@ pub(in crate::http) struct ResponseWriter {
     response: Map<String, Value>,
     items: Vec<Value>,
     open: Option<Open>,
-    sum: Sum,
+    sum: UsageSum,
     with_turns: bool,
     /// Whether events are wanted: each of some repeats the whole request.
     is_stream: bool,
@@ -77,7 +77,7 @@ impl ResponseWriter {
     /// Begins with the fields of a response that are known before there is an answer.
     pub(in crate::http) fn new(
         response: Map<String, Value>,
-        sum: Sum,
+        sum: UsageSum,
         with_turns: bool,
         is_stream: bool,
     ) -> Self {

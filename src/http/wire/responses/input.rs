@@ -8,7 +8,7 @@ use crate::http::error::{ApiError, shorten};
 use crate::large_model::THOUGHTS;
 
 /// Finds items of earlier responses by id. Fails when they are too much for one request.
-pub(super) type Known<'a> = &'a mut dyn FnMut(&str) -> Result<Option<Value>, ApiError>;
+pub(super) type ItemLookup<'a> = &'a mut dyn FnMut(&str) -> Result<Option<Value>, ApiError>;
 
 /// The conversation in `input`, preceded by the instructions.
 ///
@@ -17,7 +17,7 @@ pub(super) type Known<'a> = &'a mut dyn FnMut(&str) -> Result<Option<Value>, Api
 pub(super) fn messages(
     instructions: Option<String>,
     input: Value,
-    known: Known<'_>,
+    known: ItemLookup<'_>,
 ) -> Result<Vec<ChatMessage>, ApiError> {
     let mut messages = Vec::new();
     let mut thoughts = String::new();
@@ -43,7 +43,7 @@ pub(super) fn messages(
 }
 
 /// The item itself if this is a reference to one.
-fn resolved(param: &str, item: Value, known: Known<'_>) -> Result<Value, ApiError> {
+fn resolved(param: &str, item: Value, known: ItemLookup<'_>) -> Result<Value, ApiError> {
     let is_bare = item.get("type").is_none_or(Value::is_null) && item.get("role").is_none();
     let id = item.get("id").and_then(Value::as_str);
     let Some(id) = id.filter(|_| is_bare || item["type"] == "item_reference") else {
@@ -67,7 +67,7 @@ fn push(
     item: Value,
 ) -> Result<(), ApiError> {
     let Value::Object(mut item) = item else {
-        return Err(ApiError::invalid(param, format!("`{param}` is no item")));
+        return Err(ApiError::invalid(param, format!("`{param}` is not an item")));
     };
     let kind = item.get("type").and_then(Value::as_str).unwrap_or("message").to_owned();
     match kind.as_str() {
@@ -163,7 +163,7 @@ fn text(item: &Map<String, Value>, param: &str, key: &str) -> Result<String, Api
     let param = format!("{param}.{key}");
     match item.get(key) {
         Some(Value::String(text)) => Ok(text.clone()),
-        Some(_) => Err(ApiError::invalid(&param, format!("`{param}` is no string"))),
+        Some(_) => Err(ApiError::invalid(&param, format!("`{param}` is not a string"))),
         None => {
             let message = format!("`{param}` is missing");
             Err(ApiError::bad_request("missing_field", message).with_param(&param))
@@ -192,7 +192,7 @@ fn part(param: &str, part: Value) -> Result<Value, ApiError> {
         ApiError::bad_request("unsupported_parameter", message).with_param(param)
     };
     let Value::Object(mut part) = part else {
-        return Err(ApiError::invalid(param, format!("`{param}` is no part")));
+        return Err(ApiError::invalid(param, format!("`{param}` is not a part")));
     };
     let kind = part.get("type").and_then(Value::as_str).unwrap_or_default().to_owned();
     match kind.as_str() {

@@ -37,7 +37,7 @@ pub(super) fn to_chat(tools: Vec<Value>) -> Result<Vec<Value>, ApiError> {
         let namespace = tool.get("name").and_then(Value::as_str).unwrap_or_default().to_owned();
         let Some(Value::Array(inner)) = tool.get_mut("tools").map(Value::take) else {
             let param = format!("{param}.tools");
-            return Err(ApiError::invalid(&param, format!("`{param}` is no list")));
+            return Err(ApiError::invalid(&param, format!("`{param}` is not a list")));
         };
         for (index, mut tool) in inner.into_iter().enumerate() {
             if let Some(name) = tool.get_mut("name").filter(|name| name.is_string()) {
@@ -77,7 +77,7 @@ pub(super) fn split<'a>(tools: &'a Value, name: &'a str) -> (Option<&'a str>, &'
 
 fn tool_to_chat(param: &str, tool: Value) -> Result<Value, ApiError> {
     let Value::Object(mut fields) = tool else {
-        return Err(ApiError::invalid(param, format!("`{param}` is no object")));
+        return Err(ApiError::invalid(param, format!("`{param}` is not an object")));
     };
     let kind = fields.shift_remove("type").unwrap_or_default();
     match kind.as_str() {

@@ -24,7 +24,7 @@ fn a_failed_call_is_retried_and_else_dropped() {
     );
 
     let collected = gather(failing(|_| true), |_| {});
-    assert_eq!((collected.failures.failed, collected.failures.asked), (8, 8));
+    assert_eq!((collected.failures.failed, collected.failures.started), (8, 8));
     assert!(collected.failures.is_outage() && collected.samples().is_empty());
     assert!(collected.failures.last.unwrap().reason.contains("cannot take this call"));
 

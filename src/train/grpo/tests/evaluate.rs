@@ -63,7 +63,7 @@ fn what_fails_is_counted_and_an_outage_is_waited_for() {
             cause: Cause::Model,
             step: 6,
             failed: 4,
-            asked: 4,
+            started: 4,
             retries: 2,
             ..
         }

@@ -1,7 +1,7 @@
 //! A large model that judges answers.
 
 use super::*;
-use crate::large_model::{Cached, CallUsage};
+use crate::large_model::{CachedModel, CallUsage};
 use crate::train::grpo::config::JudgeChoice;
 use crate::train::grpo::judge::AnswerJudge;
 use crate::train::grpo::run::Services;
@@ -59,7 +59,7 @@ fn the_answer_is_worth_what_the_judge_says() {
 
 #[test]
 fn a_reply_that_is_remembered_is_no_call() {
-    let remembered = Arc::new(Cached::in_memory(judge("Score: 1"), 10));
+    let remembered = Arc::new(CachedModel::in_memory(judge("Score: 1"), 10));
     let choice = JudgeChoice { max_calls: Some(8), ..JudgeChoice::default() };
     let collected = judged(asking_once(), yes(), remembered, choice).unwrap();
     // Two questions, four times the same answer.
@@ -110,7 +110,7 @@ fn a_judge_that_fails_is_an_outage_of_the_judge() {
         assert!(
             matches!(
                 error,
-                TrainError::EpisodesFail { cause: Cause::Judge, failed: 8, asked: 8, .. }
+                TrainError::EpisodesFail { cause: Cause::Judge, failed: 8, started: 8, .. }
             ),
             "{error}"
         );

@@ -21,7 +21,7 @@ use super::wire::{Accepted, Finished, ForwardBackwardOutput, ForwardBackwardRequ
 use crate::outbound::client::is_this_machine;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
-const LONGEST_PAUSE: Duration = Duration::from_secs(15);
+const MAX_PAUSE: Duration = Duration::from_secs(15);
 /// How often a result that cannot be parsed is fetched.
 const FETCHES: usize = 3;
 
@@ -178,7 +178,7 @@ impl Client {
                     continue;
                 }
                 Ok(Err(reply)) if !reply.is_transient() => return Err(reply.refused(call)),
-                Ok(Err(reply)) => (reply.said(), reply.asked_wait()),
+                Ok(Err(reply)) => (reply.message(), reply.requested_wait()),
                 Err(error) => (error, None),
             };
             backoff.wait(self, call, said, asked).await?;
@@ -242,7 +242,7 @@ impl Client {
                 Ok(reply)
                     if reply.is_transient() && (repeat == Repeat::Safe || reply.is_unserved()) =>
                 {
-                    (reply.said(), reply.asked_wait())
+                    (reply.message(), reply.requested_wait())
                 }
                 Ok(reply) => return Err(reply.refused(call)),
                 Err(error) if repeat == Repeat::Safe || error.is_connect() => {
@@ -274,7 +274,7 @@ impl Client {
                     if reply.status == StatusCode::REQUEST_TIMEOUT || reply.is_unfinished() =>
                 {
                     backoff = Backoff::new();
-                    sleep(reply.asked_wait().unwrap_or(FIRST_PAUSE).min(LONGEST_PAUSE)).await;
+                    sleep(reply.requested_wait().unwrap_or(FIRST_PAUSE).min(MAX_PAUSE)).await;
                     continue;
                 }
                 Ok(reply) if reply.status.is_success() => {
@@ -290,9 +290,9 @@ impl Client {
                     }
                 }
                 Ok(reply) if matches!(reply.status.as_u16(), 404 | 410) => {
-                    return Err(TinkerError::Gone { call, message: reply.said() });
+                    return Err(TinkerError::Gone { call, message: reply.message() });
                 }
-                Ok(reply) if reply.is_transient() => (reply.said(), reply.asked_wait()),
+                Ok(reply) if reply.is_transient() => (reply.message(), reply.requested_wait()),
                 Ok(reply) => return Err(reply.refused(call)),
                 Err(error) if error.is_timeout() && !error.is_connect() => {
                     // It may still be computing, or it may be dead, which this finds out.
@@ -303,7 +303,7 @@ impl Client {
             };
             backoff.wait(self, call, said, asked).await?;
         }
-        Err(TinkerError::Late { call, seconds: self.result_timeout.as_secs() })
+        Err(TinkerError::TimedOut { call, seconds: self.result_timeout.as_secs() })
     }
 
     async fn once(&self, request: &Request) -> Result<TinkerResponse, reqwest::Error> {
@@ -379,7 +379,7 @@ impl Backoff {
             "retrying a request to the Tinker server"
         );
         sleep(pause).await;
-        self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+        self.pause = (self.pause * 2).min(MAX_PAUSE);
         Ok(())
     }
 }

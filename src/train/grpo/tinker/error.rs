@@ -23,7 +23,7 @@ pub enum TinkerError {
     },
     /// It took too long.
     #[error("the Tinker server did not finish `{call}` within {seconds} s")]
-    Late {
+    TimedOut {
         /// The request.
         call: &'static str,
         /// The limit.
@@ -40,7 +40,7 @@ pub enum TinkerError {
         message: String,
     },
     /// It has lost the computation.
-    #[error("the Tinker server no longer knows what it was asked for by `{call}`: {message}")]
+    #[error("the Tinker server has lost the computation of `{call}`: {message}")]
     Gone {
         /// The request.
         call: &'static str,
@@ -57,7 +57,7 @@ pub enum TinkerError {
     },
     /// It trains other models.
     #[error("the Tinker server trains {offered}, not `{wanted}`")]
-    OtherName {
+    ModelNotOffered {
         /// The models that it trains.
         offered: String,
         /// The requested model.
@@ -67,7 +67,7 @@ pub enum TinkerError {
     #[error(
         "the Tinker server's `{base_model}` is not the model in `model.path`: their log-probabilities of the same {tokens} tokens differ by {difference:.3} at the mean, at most {allowed} is allowed"
     )]
-    OtherModel {
+    ModelMismatch {
         /// Its name at the server.
         base_model: String,
         /// How many were compared.
@@ -88,12 +88,12 @@ impl Hint for TinkerError {
     fn hint(&self) -> Option<Cow<'_, str>> {
         Some(match self {
             Self::Unreachable { .. } => "is it running there? When it answers, continue with `--resume`".into(),
-            Self::Late { .. } => "`trainer.result_timeout_ms` is the limit".into(),
+            Self::TimedOut { .. } => "`trainer.result_timeout_ms` is the limit".into(),
             Self::Refused { message, status, .. } => return refusal_hint(message, *status).map(Into::into),
             Self::Gone { .. } => "it was started again; continue from the last checkpoint with `--resume`".into(),
             Self::Unreadable { .. } => "this program speaks the protocol of SkyRL 0.4.0".into(),
-            Self::OtherName { .. } => "`trainer.base_model` must be the name that the server has for the model in `model.path`".into(),
-            Self::OtherModel { .. } => "give both the same weights; `guards.max_rollout_logprob_diff` is the bound".into(),
+            Self::ModelNotOffered { .. } => "`trainer.base_model` must be the name that the server has for the model in `model.path`".into(),
+            Self::ModelMismatch { .. } => "give both the same weights; `guards.max_rollout_logprob_diff` is the bound".into(),
             Self::NonFinite => "lower `schedule.peak`, and continue from the last checkpoint with `--resume`".into(),
         })
     }

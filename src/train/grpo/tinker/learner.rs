@@ -31,7 +31,7 @@ use crate::trajectory::{SampledToken, TokenTrace};
 /// The interval between heartbeats of the session, as in the SDK.
 const HEARTBEAT: Duration = Duration::from_secs(10);
 /// The time-out for ending a session.
-const GOODBYE: Duration = Duration::from_secs(5);
+const END_SESSION_TIMEOUT: Duration = Duration::from_secs(5);
 /// The most trajectories and bytes of one request, the limits of Thinking Machines' service.
 const CHUNK: (usize, usize) = (1024, 5_000_000);
 /// The size of a position in a request: its token, its target, two values.
@@ -178,7 +178,7 @@ impl TinkerLearner {
         if difference <= allowed {
             return Ok(());
         }
-        Err(TinkerError::OtherModel {
+        Err(TinkerError::ModelMismatch {
             base_model: self.config.base_model.clone(),
             tokens: here.len(),
             difference,
@@ -312,7 +312,7 @@ impl Drop for TinkerLearner {
     fn drop(&mut self) {
         let body = json!({ "model_id": self.model_id, "type": "unload_model" });
         let unload = self.client.begin("unload_model", &body, Repeat::Unsent);
-        match self.runtime.block_on(async { timeout(GOODBYE, unload).await }) {
+        match self.runtime.block_on(async { timeout(END_SESSION_TIMEOUT, unload).await }) {
             Ok(Ok(_)) => {}
             Ok(Err(error)) => {
                 tracing::warn!(%error, "cannot end the session at the Tinker server")
@@ -343,7 +343,7 @@ async fn create(client: &Client, config: &TinkerConfig, seed: u64) -> Result<Str
         offered.supported_models.into_iter().map(|model| model.model_name).collect();
     if !names.contains(wanted) {
         let offered = names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
-        return Err(TinkerError::OtherName { offered, wanted: wanted.clone() });
+        return Err(TinkerError::ModelNotOffered { offered, wanted: wanted.clone() });
     }
     let body = json!({
         "tags": [],

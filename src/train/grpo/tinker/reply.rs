@@ -15,7 +15,7 @@ use crate::outbound::wire::library_causes;
 /// The longest response that is read, bytes; archives have no such limit.
 const MAX_REPLY: usize = 1 << 30;
 /// How much of a response that is not JSON is shown, characters.
-const SHOWN: usize = 200;
+const MAX_SHOWN_CHARS: usize = 200;
 
 /// The whole response to a request.
 pub(super) struct TinkerResponse {
@@ -57,12 +57,12 @@ impl TinkerResponse {
     }
 
     /// The server's message.
-    pub(super) fn said(&self) -> String {
+    pub(super) fn message(&self) -> String {
         let problem: Problem = serde_json::from_slice(&self.body).unwrap_or_default();
         let said = match problem.detail {
             Some(Value::String(text)) => text,
             Some(other) => other.to_string(),
-            None => String::from_utf8_lossy(&self.body).chars().take(SHOWN).collect(),
+            None => String::from_utf8_lossy(&self.body).chars().take(MAX_SHOWN_CHARS).collect(),
         };
         match said.trim() {
             "" => format!("status {}", self.status.as_u16()),
@@ -71,11 +71,11 @@ impl TinkerResponse {
     }
 
     pub(super) fn refused(&self, call: &'static str) -> TinkerError {
-        TinkerError::Refused { call, status: self.status.as_u16(), message: self.said() }
+        TinkerError::Refused { call, status: self.status.as_u16(), message: self.message() }
     }
 
     /// How long the server asks to wait.
-    pub(super) fn asked_wait(&self) -> Option<Duration> {
+    pub(super) fn requested_wait(&self) -> Option<Duration> {
         retry_after(&self.headers)
     }
 }

@@ -50,16 +50,16 @@ fn share(isa: Isa, x: &Inputs, matrix: &Matrix, out: &mut [f32]) {
     let count = out.len() / panel;
     let threads = rayon::current_num_threads();
     if threads == 1 || matrix.bytes() * x.rows < WORTH_SHARING {
-        return some(isa, x, matrix, 0, out);
+        return multiply_panels(isa, x, matrix, 0, out);
     }
     let part = count.div_ceil(threads * PARTS);
     out.par_chunks_mut(part * panel)
         .enumerate()
-        .for_each(|(index, out)| some(isa, x, matrix, index * part, out));
+        .for_each(|(index, out)| multiply_panels(isa, x, matrix, index * part, out));
 }
 
 /// Computes the panels from `first` on.
-fn some(isa: Isa, x: &Inputs, matrix: &Matrix, first: usize, out: &mut [f32]) {
+fn multiply_panels(isa: Isa, x: &Inputs, matrix: &Matrix, first: usize, out: &mut [f32]) {
     let (mut begin, mut out) = (0, out);
     for segment in &matrix.segments {
         let end = begin + segment.panels;

@@ -1,39 +1,39 @@
-//! What the error of an endpoint says about the fields of a request. Parts of it that repeat the
-//! request say nothing: a caller chooses them.
+//! Finds the fields that an endpoint's error is about. Parts of the error that repeat the request
+//! are ignored, because the caller wrote them.
 
 use serde_json::Value;
 
-/// One complaint of an error.
+/// One statement of an error about a field.
 #[derive(Debug, PartialEq)]
-pub(super) struct Complaint<'a> {
+pub(super) struct FieldError<'a> {
     /// The field that it is about, if it says so.
     field: Option<&'a str>,
     pub(super) text: &'a str,
 }
 
-/// The complaints of an error: its message, or the entries of FastAPI's list. `body`: its object.
-pub(super) fn complaints<'a>(message: &'a str, body: Option<&'a Value>) -> Vec<Complaint<'a>> {
+/// The statements of an error: its message, or the entries of FastAPI's list. `body`: its object.
+pub(super) fn field_errors<'a>(message: &'a str, body: Option<&'a Value>) -> Vec<FieldError<'a>> {
     // Mistral has the list in place of a message.
     let detail =
         |body: &'a Value| body.get("detail").or_else(|| body.get("message")?.get("detail"));
     match body.and_then(detail).and_then(Value::as_array) {
-        Some(details) => details.iter().map(Complaint::of_detail).collect(),
+        Some(details) => details.iter().map(FieldError::of_detail).collect(),
         None => {
             let param = body.and_then(|body| body.get("param")?.as_str());
             let param = param.filter(|param| !matches!(*param, "" | "None" | "null"));
             // Only the outermost field may be one that was added.
             let field = param.and_then(|param| param.split(['.', '[']).next());
-            vec![Complaint { field, text: unechoed(message) }]
+            vec![FieldError { field, text: before_echo(message) }]
         }
     }
 }
 
-impl<'a> Complaint<'a> {
+impl<'a> FieldError<'a> {
     fn of_detail(detail: &'a Value) -> Self {
         let place = detail.get("loc").and_then(Value::as_array);
         let field = place.into_iter().flatten().filter_map(Value::as_str).find(|it| *it != "body");
         let text = detail.get("msg").and_then(Value::as_str).or(detail.as_str());
-        Self { field, text: unechoed(text.unwrap_or_default()) }
+        Self { field, text: before_echo(text.unwrap_or_default()) }
     }
 
     /// Whether it is about this field.
@@ -43,7 +43,7 @@ impl<'a> Complaint<'a> {
 }
 
 /// A message up to where it repeats the request, as validators in Python do.
-fn unechoed(message: &str) -> &str {
+fn before_echo(message: &str) -> &str {
     let echoes = ["'input':", "\"input\":", "input_value=", "'body':", "\"body\":"];
     let end = echoes.iter().filter_map(|echo| message.find(echo)).min();
     &message[..end.unwrap_or(message.len())]

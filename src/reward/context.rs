@@ -1,4 +1,4 @@
-//! What stands around a number in running text, and makes it a part of something else.
+//! The context of a number in running text, which may make it a part of something else.
 
 use super::equation::has_variables;
 use super::number::Number;

@@ -1,5 +1,5 @@
-//! What lies at a path in the place of a model or an adapter, by the names of files, and by what a
-//! GGUF file says that it is.
+//! Detects what is at a path where a model or an adapter is expected, by file names and by the
+//! metadata of a GGUF file.
 
 use std::path::Path;
 
@@ -11,8 +11,8 @@ use crate::hint::Reason;
 /// The weights of an adapter in PyTorch's own format.
 const PICKLED_TENSORS: &str = "adapter_model.bin";
 
-/// Why no model is loaded from `path`, if that shows by names. `adapters` are those that are named
-/// beside it.
+/// Why no model can be loaded from `path`, as far as file names show. `adapters` are the adapters
+/// that are loaded with it.
 pub fn misplaced<P: AsRef<Path>>(path: &Path, adapters: &[P]) -> Option<Reason> {
     let shown = path.display();
     if !path.exists() {
@@ -30,7 +30,7 @@ pub fn misplaced<P: AsRef<Path>>(path: &Path, adapters: &[P]) -> Option<Reason> 
             hint: "give the file of the model itself; adapters are read from folders as PEFT saves them"
         ));
     }
-    if Adapter::is_alone(path) {
+    if Adapter::is_adapter_only(path) {
         return Some(reason!(
             "`{shown}` holds an adapter and no model";
             hint: "give the model that it was made for, and this folder as its `adapter`"
@@ -75,7 +75,8 @@ pub(super) fn has_weights(folder: &Path) -> bool {
     })
 }
 
-/// Fails with what an adapter is made of if none is loaded from `path`, and that shows by names.
+/// Fails if file names show that no adapter can be loaded from `path`; the error names the files of
+/// an adapter.
 ///
 /// # Errors
 /// Says what is there.

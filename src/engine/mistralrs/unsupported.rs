@@ -53,8 +53,8 @@ pub(super) fn check_config(config: &Value) -> Result<(), Reason> {
     });
     let bias = ["attention_bias", "mlp_bias"].into_iter().find(|&key| config[key] == true);
     match (scaling, bias) {
-        (Some(scaling), _) if UNSCALED.contains(&class) => Err(unread(&scaling)),
-        (_, Some(bias)) if UNBIASED.contains(&class) => Err(unread(&format!("`{bias}`"))),
+        (Some(scaling), _) if UNSCALED.contains(&class) => Err(ignored_setting(&scaling)),
+        (_, Some(bias)) if UNBIASED.contains(&class) => Err(ignored_setting(&format!("`{bias}`"))),
         _ => Ok(()),
     }
 }
@@ -73,15 +73,15 @@ pub(super) fn check_gguf(file: &Gguf) -> Result<(), Reason> {
         Some(_) => true,
     };
     if is_scaled {
-        return Err(unread(&format!("`{kind}` and `{factor}`")));
+        return Err(ignored_setting(&format!("`{kind}` and `{factor}`")));
     }
     match file.tensor(DIVISORS).is_some_and(|all| all.to_f32().iter().any(|&one| one != 1.0)) {
-        true => Err(unread(&format!("`{DIVISORS}`"))),
+        true => Err(ignored_setting(&format!("`{DIVISORS}`"))),
         false => Ok(()),
     }
 }
 
-fn unread(setting: &str) -> Reason {
+fn ignored_setting(setting: &str) -> Reason {
     reason!(
         "mistral.rs ignores {setting}";
         hint: "serve the model with `policy.engine = \"native\"`, or by a token server with `policy.tokens`"

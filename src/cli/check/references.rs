@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::cli::assemble::check_local_model;
 use crate::cli::{Failure, hub};
 use crate::config::{Config, ConfigError, EnvironmentConfig, EvalConfig, PolicyConfig};
-use crate::eval::arms::{Brief, Method, Prompt};
+use crate::eval::arms::{BriefSources, Method, Prompt};
 use crate::hint::Reason;
 use crate::http::Tls;
 use crate::judge::Judge;
@@ -21,7 +21,7 @@ use crate::train::grpo::GrpoConfig;
 
 /// What the configuration of a server names, as it is written: the bundled models, which are the
 /// default, may be elsewhere when it starts.
-pub(super) fn of_server(written: &Config) -> Result<(), Failure> {
+pub(super) fn check_server(written: &Config) -> Result<(), Failure> {
     address("server.listen", &written.server.listen)?;
     if let Some(files) = &written.tls {
         Tls::load(files)?;
@@ -45,8 +45,8 @@ pub(super) fn of_server(written: &Config) -> Result<(), Failure> {
 }
 
 /// What the configuration of a GRPO run names, its data aside.
-pub(super) fn of_grpo(config: &GrpoConfig) -> Result<(), Failure> {
-    templates_of(&config.model)?;
+pub(super) fn check_grpo(config: &GrpoConfig) -> Result<(), Failure> {
+    check_templates(&config.model)?;
     large_model("large_model", &config.large_model)?;
     if let Some(judge) = &config.judge {
         if let Some(choice) = &judge.large_model {
@@ -58,7 +58,7 @@ pub(super) fn of_grpo(config: &GrpoConfig) -> Result<(), Failure> {
 }
 
 /// What the configuration of an environment names.
-pub(super) fn of_environment(config: &EnvironmentConfig) -> Result<(), Failure> {
+pub(super) fn check_environment(config: &EnvironmentConfig) -> Result<(), Failure> {
     address("server.listen", &config.server.listen)?;
     if let Some(named) = &config.model {
         model("model", Path::new(named))?;
@@ -69,8 +69,8 @@ pub(super) fn of_environment(config: &EnvironmentConfig) -> Result<(), Failure> 
 }
 
 /// What the configuration of an evaluation names, its data aside.
-pub(super) fn of_evaluation(config: &EvalConfig) -> Result<(), Failure> {
-    let prompt = |file: &PathBuf| Prompt::load(file, &Brief::default()).map(|_| ());
+pub(super) fn check_evaluation(config: &EvalConfig) -> Result<(), Failure> {
+    let prompt = |file: &PathBuf| Prompt::load(file, &BriefSources::default()).map(|_| ());
     for arm in &config.arms {
         match &arm.method {
             Method::Template(file) | Method::SelfConsistency(_, Some(file)) => prompt(file)?,
@@ -99,7 +99,7 @@ pub(super) fn of_evaluation(config: &EvalConfig) -> Result<(), Failure> {
 }
 
 /// The folders of templates of a model that is trained.
-pub(super) fn templates_of(config: &StartConfig) -> Result<(), Failure> {
+pub(super) fn check_templates(config: &StartConfig) -> Result<(), Failure> {
     templates("model.templates", config.templates.as_deref())?;
     let new = config.new.as_ref().and_then(|new| new.templates.as_deref());
     templates("model.new.templates", new)
@@ -167,7 +167,7 @@ fn local_model(key: &str, path: &Path) -> Result<(), Failure> {
 
 /// A model in a folder or file, or on the hub, which is not asked.
 fn model(key: &str, path: &Path) -> Result<(), Failure> {
-    if path.exists() || path.to_str().is_some_and(hub::is_named) {
+    if path.exists() || path.to_str().is_some_and(hub::is_hub_name) {
         return Ok(());
     }
     setting(reason!(
