@@ -248,14 +248,14 @@ impl Arm for PromptArm {
         for sample in 0..self.samples {
             let mut params = Map::new();
             let sample_seed = crate::seed::of_sample(seed, sample as u64);
-            let own = Map::from_iter([("seed".to_owned(), json!(sample_seed))]);
+            let optional_params = Map::from_iter([("seed".to_owned(), json!(sample_seed))]);
             if self.samples > 1 {
                 params.insert("temperature".into(), json!(TEMPERATURE));
             }
             let call = Call {
                 messages: vec![ChatMessage::text("user", prompt.clone())],
                 params,
-                own,
+                optional_params,
                 deadline: Some(deadline),
                 ..Call::default()
             };

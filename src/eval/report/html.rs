@@ -17,7 +17,7 @@ const PAGE: &str = include_str!("page.html");
 pub fn html(report: &Report) -> Result<String, EvalError> {
     render(report).map_err(|error| {
         let (name, reason) = ("report.html".to_owned(), error.to_string());
-        TemplateError { name, reason, knows: "the report" }.into()
+        TemplateError { name, reason, variables: "the report" }.into()
     })
 }
 

@@ -269,12 +269,13 @@ impl Search<'_> {
             .collect::<Result<Vec<_>, EvalError>>()?;
         let replies = asked.into_iter().map(|(seed, prompt)| async move {
             let mut params = Map::new();
-            let own = Map::from_iter([("seed".to_owned(), json!(seed::for_endpoint(seed)))]);
+            let optional_params =
+                Map::from_iter([("seed".to_owned(), json!(seed::for_endpoint(seed)))]);
             params.insert("temperature".into(), json!(1.0));
             let call = Call {
                 messages: vec![ChatMessage::text("user", prompt)],
                 params,
-                own,
+                optional_params,
                 deadline: Some(Instant::now() + self.deadline),
                 ..Call::default()
             };

@@ -38,7 +38,7 @@ fn served(file: &'static File, style: &str) -> (Bytes, String) {
     };
     let hash = BASE64_STANDARD.encode(Sha256::digest(style));
     let page = format!("{before}<style>{style}</style>{after}");
-    (page.into(), format!("{POLICY} 'sha256-{hash}'"))
+    (page.into(), format!("{CONTENT_SECURITY_POLICY} 'sha256-{hash}'"))
 }
 
 fn response(content_type: &'static str, content: Bytes, policy: String) -> impl IntoResponse {

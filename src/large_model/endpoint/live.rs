@@ -15,7 +15,7 @@ use super::reply::{
 };
 use super::thoughts::Thoughts;
 use crate::compute;
-use crate::large_model::think_tags::{Place, Said, Written, separate};
+use crate::large_model::think_tags::{SplitPosition, SplitText, ThoughtSplitter, separate};
 use crate::large_model::{
     AttemptOutcome, LargeModelError, Phase, Reply, ReplyChunk, ReplyStream, UnseenUsage,
     reply_stream,
@@ -87,7 +87,7 @@ pub(super) struct Live {
     redactor: TextRedactor,
     thoughts: Thoughts,
     /// Separates thoughts in tags.
-    written: Option<Written>,
+    written: Option<ThoughtSplitter>,
 }
 
 /// A response whose first piece has arrived.
@@ -123,7 +123,7 @@ impl Live {
         }
         let redactor = || body.exchange.own_redactor().of_pieces();
         let (thoughts, redactor) = (Thoughts::new(redactor()), redactor());
-        let written = (!reading.keeps_tags).then(|| Written::at(Place::Verbatim));
+        let written = (!reading.keeps_tags).then(|| ThoughtSplitter::at(SplitPosition::Verbatim));
         let mut live = Box::new(Self {
             ready: VecDeque::new(),
             body,
@@ -225,7 +225,7 @@ impl Live {
     /// Hands on what is new of its thoughts, or counts it. `is_over`: whether they are complete.
     fn think(&mut self, is_over: bool) {
         let fresh = self.thoughts.next(&self.assembly, is_over);
-        self.hand_on(Said { thoughts: fresh, text: String::new() });
+        self.hand_on(SplitText { thoughts: fresh, text: String::new() });
     }
 
     fn say(&mut self, text: String) {
@@ -236,12 +236,12 @@ impl Live {
     fn separate(&mut self, text: String) {
         let said = match &mut self.written {
             Some(written) => written.push(&text),
-            None => Said { thoughts: String::new(), text },
+            None => SplitText { thoughts: String::new(), text },
         };
         self.hand_on(said);
     }
 
-    fn hand_on(&mut self, Said { thoughts, text }: Said) {
+    fn hand_on(&mut self, SplitText { thoughts, text }: SplitText) {
         match self.reading.with_thoughts {
             _ if thoughts.is_empty() => {}
             true => self.ready.push_back(ReplyChunk::Thought(thoughts)),
@@ -260,7 +260,7 @@ impl Live {
         self.say(rest);
         let rest = self.redactor.finish();
         self.separate(rest);
-        let rest = self.written.as_mut().map(Written::finish);
+        let rest = self.written.as_mut().map(ThoughtSplitter::finish);
         self.hand_on(rest.unwrap_or_default());
         let parsed = self.assembly.finish(has_done_marker);
         let parsed = parsed.map_err(|fault| self.reading.error(&exchange, fault))?;

@@ -84,7 +84,7 @@ fn what_is_read_twice_counts_once() {
             .1
     };
     let (repaired, strict) = (reply(r"a \ud83d").1, reply("a \u{fffd}").1);
-    assert!(repaired.abs_diff(strict) < 5, "{mended}, not {strict}");
+    assert!(repaired.abs_diff(strict) < 5, "{repaired}, not {strict}");
 }
 
 #[test]

@@ -163,7 +163,7 @@ impl<'de> Visitor<'de> for Response<'_> {
                 "error" => is_error |= map.next_value::<&RawValue>()?.get() != "null",
                 "choices" => has_no_choice = map.next_value_seed(Choices(self.0))? == Some(0),
                 key if RESPONSE_FIELDS.contains(&key) => {
-                    drop(map.next_value_seed(Text::of(self.0))?)
+                    map.next_value_seed(Text::of(self.0))?;
                 }
                 _ => drop(map.next_value::<IgnoredAny>()?),
             }

@@ -4,7 +4,7 @@ use serde_json::{Map, Value};
 
 use super::*;
 use crate::dataset::ReadOptions;
-use crate::episode::RoleUsage;
+use crate::large_model::CallUsage;
 use crate::reward::{AnswerMetric, RewardConfig};
 use crate::train::grpo::config::{JudgeChoice, TaskConfig};
 use crate::train::grpo::judge::AnswerJudge;
@@ -105,7 +105,7 @@ fn an_answer_is_right_by_the_metric_or_the_judge() {
             Ok(Reply::text(format!("Score: {score}")))
         }));
         let choice = JudgeChoice::default();
-        let judge = AnswerJudge::new(&choice, model, RoleUsage::default()).unwrap();
+        let judge = AnswerJudge::new(&choice, model, CallUsage::default()).unwrap();
         let judged = evaluation_of_sentences(None, Some(Arc::new(judge)));
         assert_eq!((judged.all.tasks, judged.all.exact), (4, exact));
     }
