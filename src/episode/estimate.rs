@@ -4,6 +4,7 @@ use std::sync::{Arc, PoisonError};
 
 use super::{EpisodeUsage, Tally};
 use crate::large_model::{CallUsage, FailedCalls, LargeModelError, Prices, UnseenUsage, Waiting};
+use crate::protocol::Piece;
 use crate::token_estimate::TokenEstimate;
 use crate::trajectory::TokenUsage;
 
@@ -121,6 +122,15 @@ impl Drop for CallEstimate {
             false => self.publish(),
         }
     }
+}
+
+/// About how many tokens pieces have.
+pub(super) fn estimate_of(pieces: &[Piece]) -> TokenEstimate {
+    let mut estimate = TokenEstimate::default();
+    for Piece::Markup(text) | Piece::Text(text) in pieces {
+        estimate.push(text);
+    }
+    estimate
 }
 
 #[cfg(test)]

@@ -18,13 +18,13 @@ use crate::chat::ChatMessage;
 use crate::compute;
 use crate::large_model::{CallUsage, LargeModelError, Reply};
 use crate::policy::{PolicyError, PolicyOpening, PolicySession, PolicyTurn};
-use crate::protocol::{ExpandError, Opening, Piece, PromptResult};
+use crate::protocol::{ExpandError, Opening, PromptResult};
 use crate::token_estimate::TokenEstimate;
 use crate::trajectory::{
     Action, Observation, TokenTrace, TokenUsage, Trajectory, Turn, TurnFinish,
 };
 
-use super::estimate::CallEstimate;
+use super::estimate::{CallEstimate, estimate_of};
 use super::watch::TurnWatch;
 use super::{
     AnswerSource, CONTENTS, Episode, EpisodeError, EpisodeErrorKind, EpisodeEvent, EpisodeRequest,
@@ -484,15 +484,6 @@ impl Run<'_> {
         let spent = self.usage.policy.cost + self.usage.large_model.cost;
         self.request.limits.max_cost.is_some_and(|max_cost| spent >= max_cost)
     }
-}
-
-/// About how many tokens pieces have.
-fn estimate_of(pieces: &[Piece]) -> TokenEstimate {
-    let mut estimate = TokenEstimate::default();
-    for Piece::Markup(text) | Piece::Text(text) in pieces {
-        estimate.push(text);
-    }
-    estimate
 }
 
 fn record_usage(span: &Span, usage: TokenUsage) {
