@@ -86,6 +86,18 @@ TOML
   --policy "$model" --policy-engine native --large-model-path "$model" >"$scratch/solve.json"
 echo "ok   solve, with the file as policy and as large model"
 
+# The other engine, which is slow where it is not optimised.
+cat >"$scratch/mistralrs.toml" <<TOML
+schema_version = 1
+[episode]
+max_turns = 1
+max_turn_tokens = 8
+deadline_ms = 600000
+TOML
+"$binary" solve "What is the capital of France?" --config "$scratch/mistralrs.toml" --json \
+  --policy "$model" --policy-engine mistralrs --large-model-path "$model" >"$scratch/solve.json"
+echo "ok   solve, with the file as policy of mistral.rs"
+
 cat >"$scratch/chat.jsonl" <<'JSONL'
 {"messages": [{"role": "user", "content": "What is the capital of France?"}, {"role": "assistant", "content": "Paris."}]}
 {"messages": [{"role": "user", "content": "What is the capital of Italy?"}, {"role": "assistant", "content": "Rome."}]}
@@ -103,6 +115,28 @@ lora = { rank = 4, alpha = 8, targets = ["q_proj", "v_proj"] }
 TOML
 trained="$("$binary" train sft --config "$scratch/sft.toml")"
 echo "ok   a step of supervised training"
+
+cat >"$scratch/tasks.jsonl" <<'JSONL'
+{"question": "What is the capital of France?", "answer": "Paris"}
+{"question": "What is the capital of Italy?", "answer": "Rome"}
+JSONL
+cat >"$scratch/grpo.toml" <<TOML
+schema_version = 1
+output = "$scratch/grpo"
+steps = 1
+groups_per_step = 2
+group_size = 2
+reward = { external = { command = ["wc", "-c"] } } # of episodes of which hardly two are alike
+large_model = { path = "$model", params = { max_tokens = 16 } }
+tasks = { kind = "file", path = "$scratch/tasks.jsonl" }
+limits = { max_turns = 2, max_turn_tokens = 24, max_policy_tokens = 48 }
+[model]
+path = "$model"
+lora = { rank = 4, alpha = 8, targets = ["q_proj", "v_proj"] }
+TOML
+"$binary" train grpo --config "$scratch/grpo.toml" >/dev/null
+grep -q gradient_norm "$scratch/grpo/metrics.jsonl"
+echo "ok   a step of GRPO"
 
 "$binary" export "$trained" --gguf "$scratch/trained.gguf" --type q8_0 >/dev/null
 "$cache/venv/bin/python" export.py "$model" "$scratch/trained.gguf"
