@@ -252,6 +252,17 @@ async fn token_policies(
     if engine == PolicyEngine::Auto {
         tracing::info!(engine = choice.name(), reason = choice.reason, "the engine is chosen");
     }
+    if config.adapter.is_none()
+        && let Some(first) = config.adapters.keys().next()
+    {
+        let base = config.model_name();
+        tracing::info!(
+            hint = format!(
+                "a request names an adapter by the model `prompt-r1:{first}`; `--adapter FOLDER`, without a name, has one answer all other requests"
+            ),
+            "requests that name no adapter are answered by the base `{base}` alone"
+        );
+    }
     let mut servers = None;
     let engines: Vec<Arc<dyn Engine>> = match choice.engine {
         PolicyEngine::Tokens => {

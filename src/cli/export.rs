@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
 
+use crate::config::name_of_model;
 use crate::gguf::Entry;
 use crate::model::{Adapter, GgufType, check_finite, disk_hint, misplaced};
 use crate::tokenization::{GgufTokenizer, gguf_entries};
@@ -97,7 +98,7 @@ pub fn run(args: ExportArgs) -> Result<(), Failure> {
         };
         let settings = gguf_entries(&path, &start.text, spec.vocab_size, wanted);
         let mut settings = settings.map_err(anyhow::Error::from)?;
-        settings.push(("general.name".into(), Entry::Text(name(&args.model))));
+        settings.push(("general.name".into(), Entry::Text(name_of_model(&args.model).to_owned())));
         let kind = match args.kind {
             Kind::F32 => GgufType::F32,
             Kind::F16 => GgufType::F16,
@@ -165,12 +166,6 @@ impl ExportArgs {
             _ => Ok(()),
         }
     }
-}
-
-/// The last part of a path or an id, without `.gguf`.
-fn name(model: &str) -> String {
-    let last = model.trim_end_matches('/').rsplit(['/', ':']).next().unwrap_or(model);
-    last.strip_suffix(".gguf").unwrap_or(last).to_owned()
 }
 
 #[cfg(test)]

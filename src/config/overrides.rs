@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use reqwest::Url;
 
-use super::policy::is_adapter_name;
+use super::policy::{is_adapter_name, name_of_model};
 use super::{Config, ConfigError, LocalModelConfig, PolicyEngine};
 use crate::large_model::LargeModelConfig;
 
@@ -94,10 +94,7 @@ impl Overrides {
         if let Some(path) = &self.large_model_path {
             let name = match &self.large_model {
                 Some(name) => name.clone(),
-                None => path.file_stem().map_or_else(
-                    || path.display().to_string(),
-                    |name| name.to_string_lossy().into_owned(),
-                ),
+                None => name_of_model(&path.display().to_string()).to_owned(),
             };
             match config.local_models.get_mut(&name) {
                 Some(model) => model.path.clone_from(path),

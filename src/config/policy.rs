@@ -59,8 +59,9 @@ pub struct PolicyConfig {
     /// has here, on the same weights.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub adapters: BTreeMap<String, PathBuf>,
-    /// Its name in replies and metrics. Default: the last part of `adapter`, or else of `model`;
-    /// where the large model acts as the policy, its name. Not for the engine `direct`.
+    /// Its name in replies and metrics. Default: the last part of `adapter`, or else of `model`,
+    /// without `.gguf`; where the large model acts as the policy, its name. Not for the engine
+    /// `direct`.
     pub name: Option<String>,
     /// How it samples.
     pub sampling: SamplingConfig,
@@ -125,7 +126,7 @@ impl PolicyConfig {
         }
         let adapter = self.adapter.as_ref().map(|adapter| adapter.display().to_string());
         let named = adapter.as_deref().or(self.model.as_deref()).unwrap_or_default();
-        named.trim_end_matches('/').rsplit('/').next().unwrap_or_default().to_owned()
+        name_of_model(named).to_owned()
     }
 
     /// The names of the policy and of those that its adapters make. `endpoint` is the default for a
@@ -220,10 +221,11 @@ impl PolicyConfig {
                 hint: "leave `{table}.name` out, or name a policy"
             )));
         }
-        if self.name.as_deref() == Some(DIRECT) {
+        let is_policy = !matches!(self.engine, None | Some(PolicyEngine::Direct));
+        if is_policy && self.names("", "").first().is_some_and(|own| own == DIRECT) {
             return Err(ConfigError::Setting(reason!(
                 "`{table}.name` is `{DIRECT}`, which stands for no policy";
-                hint: "give the policy another name"
+                hint: "set `{table}.name` to another name; its default is that of the model's file or folder"
             )));
         }
         match self.adapters.keys().find(|name| !is_adapter_name(name)) {
@@ -259,6 +261,17 @@ impl PolicyConfig {
         tokens.log_probs(&self.sampling.of_seed(0)).map(|_| ()).or_else(|reason| {
             wrong(reason.map_text(|text| format!("cannot use `{table}.sampling`: {text}")))
         })
+    }
+}
+
+/// The name of the model at a path or of a Hugging Face id: the last part, that of a GGUF file
+/// without its extension.
+pub fn name_of_model(named: &str) -> &str {
+    let last = named.trim_end_matches('/').rsplit('/').next().unwrap_or(named);
+    match last.strip_suffix(".gguf") {
+        // `ID:FILE.gguf` is a file on the hub.
+        Some(file) => file.rsplit(':').next().unwrap_or(file),
+        None => last,
     }
 }
 

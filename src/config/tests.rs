@@ -80,6 +80,7 @@ fn settings_that_cannot_be_are_named() {
         ("policy = { engine = \"direct\", name = \"a\" }", "`policy.name` is set"),
         ("policy.name = \"a\"", "`policy.engine` is `direct`"),
         ("policy = { model = \"p\", name = \"direct\" }", "`policy.name` is `direct`"),
+        ("policy.model = \"runs/direct.gguf\"", "`policy.name` is `direct`"),
         ("policy.sampling.temperature = 5.5", "`policy.sampling` needs a `temperature`"),
         ("policy.sampling.top_p = 0.0", "`policy.sampling` needs a `temperature`"),
         ("canary = { share = 1.5, policy = { model = \"p\" } }", "`canary.share` = 1.5"),
@@ -212,4 +213,24 @@ fn a_flag_moves_a_configured_large_model() {
     let config = loaded(&format!("{local}\n{ENDPOINT}"), &overrides).unwrap();
     let model = &config.local_models["c"];
     assert_eq!((model.path.as_path(), model.params.len()), (Path::new("new"), 1));
+}
+
+#[test]
+fn policies_and_large_models_are_named_by_one_rule() {
+    for (path, expected) in [
+        ("models/tiny.gguf", "tiny"),
+        ("models/qwen2.5-1.5b", "qwen2.5-1.5b"),
+        ("models/tiny/", "tiny"),
+        ("someone/tiny-GGUF:tiny-Q8_0.gguf", "tiny-Q8_0"),
+        ("someone/tiny", "tiny"),
+    ] {
+        let overrides = Overrides {
+            policy: Some(path.into()),
+            large_model_path: Some(path.into()),
+            ..Overrides::default()
+        };
+        let config = loaded("", &overrides).unwrap();
+        assert_eq!(config.policy.model_name(), expected);
+        assert_eq!(config.default_large_model(), expected);
+    }
 }

@@ -11,11 +11,13 @@ use serde::{Deserialize, Deserializer};
 use super::body::{parse, without_bom};
 use super::caller::Caller;
 use super::error::{ApiError, shorten};
-use super::serving::Served;
+use super::serving::{Served, Serving};
 use super::state::AppState;
 use super::wire::options::{CHAT_PREFIX, Options};
 use crate::compute;
-use crate::large_model::LargeModel;
+use crate::large_model::{LargeModel, LargeModels};
+use crate::policy::DIRECT;
+use crate::spelling;
 
 /// The model name of the loop.
 pub(super) const LOOP: &str = "prompt-r1";
@@ -25,10 +27,11 @@ const MAX_LENGTH: usize = 4096;
 
 /// Refuses a name that is too long for a model.
 pub(super) fn check_length(model: &str) -> Result<(), ApiError> {
-    if model.len() > MAX_LENGTH { Err(unknown_model(model)) } else { Ok(()) }
+    if model.len() > MAX_LENGTH { Err(no_model(model, None)) } else { Ok(()) }
 }
 
 /// A model that stands for the loop: `prompt-r1`, `prompt-r1:POLICY`, and both with `/LARGE_MODEL`.
+/// The name of a large model of this process stands for that model alone, with the policy `direct`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct LoopModel<'a> {
     /// The policy that it names.
@@ -38,7 +41,7 @@ pub(super) struct LoopModel<'a> {
 }
 
 impl<'a> LoopModel<'a> {
-    /// `None` where the model is another's.
+    /// Reads a name that begins with `prompt-r1`; `None` for any other.
     pub(super) fn parse(model: &'a str) -> Option<Self> {
         let rest = model.strip_prefix(LOOP)?;
         let (policy, large_model) = match rest.split_once('/') {
@@ -51,6 +54,12 @@ impl<'a> LoopModel<'a> {
         }
     }
 
+    /// `None` where the model is an endpoint's, or unknown.
+    pub(super) fn of(models: &LargeModels, model: &'a str) -> Option<Self> {
+        let alone = Self { policy: Some(DIRECT), large_model: Some(model) };
+        Self::parse(model).or_else(|| models.is_in_process(model).then_some(alone))
+    }
+
     /// The same model without its policy.
     pub(super) fn without_policy(self) -> Cow<'static, str> {
         match self.large_model {
@@ -61,7 +70,7 @@ impl<'a> LoopModel<'a> {
 }
 
 /// Whether a model name is the loop's.
-pub(super) fn is_loop(model: &str) -> bool {
+fn is_loop(model: &str) -> bool {
     LoopModel::parse(model).is_some()
 }
 
@@ -151,7 +160,9 @@ pub(super) fn policy(
         None => options.served(state, headers, CHAT_PREFIX),
         Some(_) if options.policy.is_some() => {
             let param = format!("{CHAT_PREFIX}policy");
-            let message = format!("`{param}` cannot be set beside a model of the form `{LOOP}:…`");
+            let message = format!(
+                "`{param}` cannot be set beside a model of the form `{LOOP}:…`, or the name of a large model"
+            );
             Err(ApiError::invalid(&param, message))
         }
         Some(name) => state.serving.choose(Some(name), "model", headers, 1.0),
@@ -169,7 +180,9 @@ pub(super) fn large_model(
     match (suffix, option) {
         (Some(_), Some(_)) => {
             let param = "prompt_r1.large_model";
-            let message = format!("`{param}` cannot be set beside a model of the form `{LOOP}/…`");
+            let message = format!(
+                "`{param}` cannot be set beside a model of the form `{LOOP}/…`, or the name of a large model"
+            );
             Err(ApiError::invalid(param, message))
         }
         (None, name) => {
@@ -194,13 +207,39 @@ pub(super) fn large_model(
     }
 }
 
-/// No endpoint serves this model.
-pub(super) fn unknown_model(model: &str) -> ApiError {
-    let model = shorten(model);
-    let message = reason!(
-        "no endpoint serves the model `{model}`";
-        hint: "ask for `{LOOP}`, or configure a large model behind an endpoint"
-    );
+/// The names of the models that are answered here: the loop with the default large model, with each
+/// large model, and with each policy if there are several; then each large model of this process.
+pub(super) fn own_models(serving: &Serving) -> Vec<String> {
+    let large_models = &serving.large_models;
+    let named = large_models.names().map(|name| format!("{LOOP}/{name}"));
+    let policies = serving.policies().map(|served| served.policy.name());
+    // What follows a slash is a large model's name.
+    let policies = policies.filter(|name| serving.policies().count() > 1 && !name.contains('/'));
+    let policies = policies.map(|name| format!("{LOOP}:{name}"));
+    let alone = large_models.in_process().filter(|name| !is_loop(name)).map(str::to_owned);
+    std::iter::once(LOOP.to_owned()).chain(named).chain(policies).chain(alone).collect()
+}
+
+/// Neither this server nor an endpoint has this model.
+pub(super) fn unknown_model(serving: &Serving, caller: &Caller, model: &str) -> ApiError {
+    let known = own_models(serving);
+    let known = known.iter().map(String::as_str).filter(|name| caller.may_use(name));
+    no_model(model, spelling::nearest(model, known))
+}
+
+fn no_model(model: &str, nearest: Option<&str>) -> ApiError {
+    let shown = shorten(model);
+    let message = match nearest {
+        _ if model.is_empty() => reason!(
+            "the request names no model, and the default large model is not behind an endpoint";
+            hint: "name a model: `/v1/models` lists them"
+        ),
+        Some(nearest) => reason!(
+            "no model is called `{shown}`";
+            hint: "did you mean `{nearest}`? `/v1/models` lists all models"
+        ),
+        None => reason!("no model is called `{shown}`"; hint: "`/v1/models` lists all models"),
+    };
     ApiError::new(StatusCode::NOT_FOUND, "model_not_found", message).with_param("model")
 }
 

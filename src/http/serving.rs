@@ -11,6 +11,7 @@ use crate::episode::Limits;
 use crate::large_model::LargeModels;
 use crate::policy::{DIRECT, DirectPolicy, Policy};
 use crate::protocol::Protocol;
+use crate::spelling;
 
 /// The header by which a request names its policy.
 const POLICY_HEADER: &str = "x-prompt-r1-policy";
@@ -91,11 +92,19 @@ impl Serving {
             let (policy, protocol) = (Arc::new(DirectPolicy), Arc::clone(protocol));
             return Ok(Arc::new(Served { policy, protocol, sampling: *sampling }));
         }
-        let here: Vec<_> = self.policy_names().map(|name| format!("`{name}`")).collect();
-        let message = reason!(
-            "no policy is called `{}`", shorten(name);
-            hint: "there is {}", here.join(", ")
-        );
+        let known: Vec<_> = self.policy_names().map(|name| format!("`{name}`")).collect();
+        let (shown, known) = (shorten(name), known.join(", "));
+        let message = match spelling::nearest(name, self.policy_names()) {
+            _ if name.is_empty() => reason!(
+                "the name of the policy is empty";
+                hint: "without one, the server chooses; there is {known}"
+            ),
+            Some(nearest) => reason!(
+                "no policy is called `{shown}`";
+                hint: "did you mean `{nearest}`? There is {known}"
+            ),
+            None => reason!("no policy is called `{shown}`"; hint: "there is {known}"),
+        };
         Err(ApiError::new(StatusCode::NOT_FOUND, "policy_not_found", message))
     }
 

@@ -73,6 +73,16 @@ impl LargeModels {
         self.models.keys().map(String::as_str)
     }
 
+    /// Whether a model of this process has this name.
+    pub fn is_in_process(&self, name: &str) -> bool {
+        self.models.contains_key(name) && !self.endpoints.contains_key(name)
+    }
+
+    /// The names of the models of this process, in alphabetical order.
+    pub fn in_process(&self) -> impl Iterator<Item = &str> {
+        self.names().filter(move |name| self.is_in_process(name))
+    }
+
     /// The endpoints by name: all models but those of this process.
     pub fn endpoints(&self) -> impl Iterator<Item = (&str, &Endpoint)> {
         self.endpoints.iter().map(|(name, endpoint)| (name.as_str(), endpoint))
@@ -193,6 +203,7 @@ mod tests {
         assert_eq!(models.default_name(), "atlas");
         assert_eq!(models.get("big").unwrap().name(), "big");
         assert_eq!(models.endpoints().map(|(name, _)| name).collect::<Vec<_>>(), ["big"]);
+        assert_eq!(models.in_process().collect::<Vec<_>>(), ["atlas"]);
         let error = models.get("atlsa").err().unwrap();
         let expected = "no large model is called `atlsa`\n\
                         hint: did you mean `atlas`? There are `atlas`, `big`";

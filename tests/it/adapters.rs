@@ -130,7 +130,7 @@ async fn the_base_and_its_adapters_give_their_own_answers_also_after_a_reload() 
     std::fs::write(two.join("templates/policy.j2"), "Be brief.\n{{ question }}").unwrap();
     let config = configuration(folder.path(), &base, "");
     let with = |adapter: &Path| alone(&config, &["--adapter", adapter.to_str().unwrap()]);
-    let expected = [("tiny.gguf", alone(&config, &[])), ("one", with(&one)), ("two", with(&two))];
+    let expected = [("tiny", alone(&config, &[])), ("one", with(&one)), ("two", with(&two))];
     for (index, (_, text)) in expected.iter().enumerate() {
         assert!(expected[..index].iter().all(|(_, other)| other != text), "{expected:?}");
     }
@@ -145,6 +145,8 @@ async fn the_base_and_its_adapters_give_their_own_answers_also_after_a_reload() 
     let adapters = format!("adapters = {{ one = {one:?}, two = {two:?} }}");
     configuration(folder.path(), &base, &adapters);
     let server = Process::serve(&config);
+    let log = server.log.text();
+    assert!(log.contains("are answered by the base `tiny` alone"), "{log}");
     let (client, url) = (client(), server.url.clone());
     let asked = expected.iter().cycle().take(12).map(|(name, text)| {
         let (client, url, expected) = (client.clone(), url.clone(), text.clone());
@@ -169,7 +171,14 @@ async fn the_base_and_its_adapters_give_their_own_answers_also_after_a_reload() 
         .collect();
     assert_eq!(
         ids,
-        ["prompt-r1", "prompt-r1/atlas", "prompt-r1:tiny.gguf", "prompt-r1:one", "prompt-r1:two"]
+        [
+            "prompt-r1",
+            "prompt-r1/atlas",
+            "prompt-r1:tiny",
+            "prompt-r1:one",
+            "prompt-r1:two",
+            "atlas"
+        ]
     );
 
     let third = with(&three);
@@ -177,9 +186,7 @@ async fn the_base_and_its_adapters_give_their_own_answers_also_after_a_reload() 
     configuration(folder.path(), &base, &adapters);
     let (status, output) = run(&["reload", "--config", config.to_str().unwrap()]);
     assert_eq!(status, 0, "{output}");
-    for (name, expected) in
-        [("tiny.gguf", &expected[0].1), ("one", &expected[2].1), ("three", &third)]
-    {
+    for (name, expected) in [("tiny", &expected[0].1), ("one", &expected[2].1), ("three", &third)] {
         assert_eq!(
             &by_model(&client, &url, &format!("prompt-r1:{name}")).await,
             expected,
@@ -311,6 +318,7 @@ async fn the_model_of_a_request_names_its_policy() {
         }
         for (model, options, status, param) in [
             ("prompt-r1:none", json!({}), 404, "model"),
+            ("prompt-r1:mian", json!({}), 404, "model"),
             ("prompt-r1:", json!({}), 404, "model"),
             ("prompt-r1:a", json!({"policy": "b"}), 400, "prompt_r1.policy"),
             ("prompt-r1:a/test", json!({"large_model": "test"}), 400, "prompt_r1.large_model"),
@@ -323,7 +331,18 @@ async fn the_model_of_a_request_names_its_policy() {
                 assert_eq!(reply["error"]["param"], param, "{route} {model}: {reply}");
             }
             let message = reply["error"]["message"].as_str().unwrap();
-            assert!(status != 404 || message.contains("there is `main`, `a`, `b`"), "{message}");
+            let lists = message.to_lowercase().contains("there is `main`, `a`, `b`");
+            assert!(status != 404 || lists, "{message}");
+            assert_eq!(
+                message.contains("did you mean `main`?"),
+                model == "prompt-r1:mian",
+                "{message}"
+            );
+            assert_eq!(
+                message.contains("the name of the policy is empty"),
+                model == "prompt-r1:",
+                "{message}"
+            );
         }
     }
     let ids = async |path: &str| {

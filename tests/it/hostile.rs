@@ -190,7 +190,7 @@ async fn no_body_costs_much_or_goes_unanswered() {
             CHAT,
             json!({"model": format!("prompt-r1/{long}"), "messages": text("q")}).to_string(),
             404,
-            "no endpoint serves",
+            "no model is called",
         ),
         (
             "a long large model",

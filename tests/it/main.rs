@@ -19,6 +19,7 @@ mod given_turns;
 mod hostile;
 mod hub;
 mod large_model;
+mod local_models;
 mod loopback;
 mod memory;
 mod messages;

@@ -11,7 +11,7 @@ use prompt_r1::episode::Limits;
 use prompt_r1::http::{
     App, AppHandle, Canary, Metrics, Served, ServerConfig, Serving, Tls, router, serve,
 };
-use prompt_r1::large_model::{EndpointSetup, LargeModels};
+use prompt_r1::large_model::{EndpointSetup, LargeModel, LargeModels};
 use prompt_r1::policy::{Policy, ScriptedPolicy};
 use prompt_r1::protocol::Protocol;
 use prompt_r1::record::{Archive, RecordConfig, Recorder};
@@ -39,6 +39,9 @@ pub struct Setup {
     pub endpoint: Value,
     /// More large models by name, as in a configuration.
     pub others: BTreeMap<String, Value>,
+    /// Large models of this process.
+    pub in_process: Vec<Arc<dyn LargeModel>>,
+    pub default_large_model: &'static str,
     pub limits: Limits,
     pub server: ServerConfig,
     pub access: Option<Arc<Access>>,
@@ -60,6 +63,8 @@ impl Setup {
             adapters: Vec::new(),
             endpoint: json!({}),
             others: BTreeMap::new(),
+            in_process: Vec::new(),
+            default_large_model: "test",
             limits: Limits::default(),
             server: ServerConfig::default(),
             access: None,
@@ -88,8 +93,9 @@ impl Setup {
             .map(|(name, config)| (name, serde_json::from_value(config).unwrap()));
         let keys = |name: &str| (name == "TEST_KEY").then(|| SECRET.into());
         let setup = EndpointSetup { keys: &keys, observer: metrics.clone(), seed: 1 };
+        let (in_process, default) = (self.in_process.clone(), self.default_large_model);
         let large_models =
-            LargeModels::new(Vec::new(), &configs.collect(), "test", &setup).unwrap();
+            LargeModels::new(in_process, &configs.collect(), default, &setup).unwrap();
         let protocol = Arc::new(Protocol::load(None).unwrap());
         let served = |policy: &Arc<dyn Policy>| {
             let (policy, protocol) = (Arc::clone(policy), Arc::clone(&protocol));

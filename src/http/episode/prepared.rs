@@ -79,7 +79,8 @@ impl Prepared {
         let options = request.prompt_r1.clone().unwrap_or_default();
         let with_turns = options.trace == Some(true);
         if let Some(name) = options.large_model.as_deref() {
-            let named = LoopModel::parse(&request.model).and_then(|model| model.policy);
+            let named = LoopModel::of(&state.serving.large_models, &request.model);
+            let named = named.and_then(|model| model.policy);
             let policy = named.map(|policy| format!(":{policy}")).unwrap_or_default();
             caller.check(&format!("{LOOP}{policy}/{name}"))?;
         }
@@ -185,7 +186,7 @@ fn tasks(
 ) -> Result<Vec<EpisodeTask>, ApiError> {
     let RequestContext { state, caller, headers, route, started, .. } = context;
     let options = request.prompt_r1.clone().unwrap_or_default();
-    let named = LoopModel::parse(&request.model).unwrap_or_default();
+    let named = LoopModel::of(&state.serving.large_models, &request.model).unwrap_or_default();
     let served = policy(state, named.policy, &options, headers)?;
     let (model, other) = large_model(state, named.large_model, options.large_model.as_deref())?;
     let mut params = request.take_params();

@@ -82,7 +82,7 @@ pub(super) async fn forward(
     multipart::check(&headers)?;
     let authorization = authorization(&headers);
     let place = state.serving.large_models.route(model, authorization.as_ref()).await;
-    let (endpoint, id) = place.ok_or_else(|| unknown_model(model))?;
+    let (endpoint, id) = place.ok_or_else(|| unknown_model(&state.serving, caller, model))?;
     caller.check_price(id, endpoint.is_priced(Some(id)))?;
     limits::check(caller, &method, uri.path(), &headers, body).await?;
     let with_model = || compute::in_place(body.len(), || with_model(&headers, body, id));

@@ -11,7 +11,7 @@ use crate::http::body::RawBody;
 use crate::http::caller::Caller;
 use crate::http::episode::prepared::RequestContext;
 use crate::http::error::ApiError;
-use crate::http::model_name::{is_loop, model_of};
+use crate::http::model_name::{LoopModel, model_of};
 use crate::http::proxy::{self, Passed};
 use crate::http::state::{AppHandle, AppState};
 
@@ -41,8 +41,8 @@ impl FromRequest<AppHandle> for ModelRequest {
     }
 }
 
-/// Has `answer` answer a request for the loop; passes any other on. `id_prefix` is that of the
-/// reply's id.
+/// Has `answer` answer a request for the loop, or for a large model of this process alone; passes
+/// any other on. `id_prefix` is that of the reply's id.
 pub(super) async fn by_model<F>(
     request: ModelRequest,
     route: &'static str,
@@ -54,7 +54,7 @@ where
 {
     let ModelRequest { state, caller, method, uri, headers, body, started } = request;
     let model = model_of(&body, &caller)?;
-    if !is_loop(&model) {
+    if LoopModel::of(&state.serving.large_models, &model).is_none() {
         let passed = Passed { route, method, uri: &uri, headers, body: &body, started };
         return proxy::forward(&state, &caller, &model, passed).await;
     }

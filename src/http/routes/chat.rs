@@ -22,7 +22,8 @@ const ROUTE: &str = "/v1/chat/completions";
 
 /// Answers a conversation. The model `prompt-r1` runs the loop on the default large model,
 /// `prompt-r1/NAME` on the one of that name; `prompt-r1:POLICY` and `prompt-r1:POLICY/NAME` run it
-/// with that policy. Any other model is passed through untouched.
+/// with that policy. The name of a large model in this process stands for that model alone. Any
+/// other model is passed through untouched.
 #[utoipa::path(post, path = "/v1/chat/completions", tag = "openai", request_body = ChatRequest,
     responses(
     (status = 200, description = "The answer, or its chunks", content(

@@ -7,7 +7,7 @@ use axum::response::Response;
 
 use crate::http::error::{ApiError, shorten};
 use crate::http::metrics::OTHER;
-use crate::http::model_name::{LOOP, check_length, is_loop, model_of};
+use crate::http::model_name::{LoopModel, check_length, model_of};
 use crate::http::proxy::multipart::{boundary, model as model_in_form};
 use crate::http::proxy::{self, Passed};
 use crate::http::routes::by_model::ModelRequest;
@@ -100,17 +100,17 @@ pub(in crate::http) async fn other(request: ModelRequest) -> Result<Response, Ap
     pass(OTHER, request, &model).await
 }
 
-/// Passes a request on, unless it is for the loop.
+/// Passes a request on, unless its model is answered here.
 async fn pass(
     route: &'static str,
     request: ModelRequest,
     model: &str,
 ) -> Result<Response, ApiError> {
     let ModelRequest { state, caller, method, uri, headers, body, started } = request;
-    if is_loop(model) {
-        let path = shorten(uri.path());
+    if LoopModel::of(&state.serving.large_models, model).is_some() {
+        let (model, path) = (shorten(model), shorten(uri.path()));
         let message = reason!(
-            "the model `{LOOP}` is not at `{path}`";
+            "the model `{model}` is not at `{path}`";
             hint: "it is at `/v1/chat/completions`, `/v1/responses`, `/v1/messages` and `/v1/solve`"
         );
         let error = ApiError::new(StatusCode::NOT_FOUND, "model_not_found", message);

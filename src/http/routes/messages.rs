@@ -20,7 +20,8 @@ pub(in crate::http) const ROUTE: &str = "/v1/messages";
 
 /// Answers a conversation in the form of Anthropic's Messages. The model `prompt-r1` runs the loop
 /// on the default large model, `prompt-r1/NAME` on the one of that name, and `prompt-r1:POLICY` or
-/// `prompt-r1:POLICY/NAME` uses that policy. Any other model is passed through untouched.
+/// `prompt-r1:POLICY/NAME` uses that policy. The name of a large model in this process stands for
+/// that model alone. Any other model is passed through untouched.
 #[utoipa::path(post, path = "/v1/messages", tag = "anthropic", request_body = MessagesRequest,
     responses(
     (status = 200, description = "The message, or its events", content(

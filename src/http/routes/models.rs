@@ -1,4 +1,5 @@
-//! `GET /v1/models`: the loop's models, and those of the endpoints.
+//! `GET /v1/models`: the loop's models, the large models of this process, and those of the
+//! endpoints.
 
 use std::collections::HashSet;
 use std::hash::Hash;
@@ -17,7 +18,7 @@ use utoipa::ToSchema;
 use crate::hint::Hint;
 use crate::http::caller::{Caller, authorization};
 use crate::http::error::ApiError;
-use crate::http::model_name::{LOOP, unknown_model};
+use crate::http::model_name::{LOOP, own_models, unknown_model};
 use crate::http::routes::failures::KeyFailures;
 use crate::http::state::AppState;
 use crate::http::wire::ErrorBody;
@@ -32,8 +33,8 @@ pub(in crate::http) struct ModelList {
     data: Vec<Value>,
 }
 
-/// Lists the loop's models and those of the endpoints. An endpoint that does not answer is left
-/// out.
+/// Lists the loop's models, the large models of this process, and those of the endpoints. An
+/// endpoint that does not answer is left out.
 #[utoipa::path(get, path = "/v1/models", tag = "openai",
     responses((status = 200, description = "All models", body = ModelList), KeyFailures))]
 pub(in crate::http) async fn list(
@@ -82,17 +83,17 @@ async fn find(
     caller: &Caller,
     headers: &HeaderMap,
 ) -> Result<Json<Value>, ApiError> {
-    let own = virtual_models(state).into_iter().find(|model| model["id"] == id);
+    let own = listed_models(state).into_iter().find(|model| model["id"] == id);
     if let Some(own) = own.filter(|_| caller.may_use(id)) {
         return Ok(Json(own));
     }
     let all = all(state, caller, headers).await;
     let model = all.into_iter().find(|model| model["id"] == id);
-    model.map(Json).ok_or_else(|| unknown_model(id))
+    model.map(Json).ok_or_else(|| unknown_model(&state.serving, caller, id))
 }
 
 async fn all(state: &AppState, caller: &Caller, headers: &HeaderMap) -> Vec<Value> {
-    let mut models = virtual_models(state);
+    let mut models = listed_models(state);
     let authorization = authorization(headers);
     let endpoints = state.serving.large_models.endpoints();
     let lists = endpoints.map(|(name, endpoint)| upstream(name, endpoint, authorization.as_ref()));
@@ -111,19 +112,13 @@ fn distinct<T, K: Eq + Hash>(mut models: Vec<T>, id: impl Fn(&T) -> Option<K>) -
     models
 }
 
-/// The loop's models: with the default large model, with each policy that a request may name, with
-/// each large model, and each policy by name if there are several.
-fn virtual_models(state: &AppState) -> Vec<Value> {
+/// The models that are answered here, as they are listed.
+fn listed_models(state: &AppState) -> Vec<Value> {
     let model = |id: String| json!({"id": id, "object": "model", "created": 0, "owned_by": LOOP});
-    let serving = &state.serving;
-    let names = serving.large_models.names().map(|name| model(format!("{LOOP}/{name}")));
-    let mut default = model(LOOP.to_owned());
-    default["policies"] = serving.policy_names().collect();
-    let policies = serving.policies().map(|served| served.policy.name());
-    // What follows a slash is a large model's name.
-    let policies = policies.filter(|name| serving.policies().count() > 1 && !name.contains('/'));
-    let policies = policies.map(|name| model(format!("{LOOP}:{name}")));
-    std::iter::once(default).chain(names).chain(policies).collect()
+    let mut models: Vec<Value> = own_models(&state.serving).into_iter().map(model).collect();
+    // The first is the loop.
+    models[0]["policies"] = state.serving.policy_names().collect();
+    models
 }
 
 /// The models of an endpoint; none when it does not answer.

@@ -19,8 +19,8 @@ const ROUTE: &str = "/v1/responses";
 
 /// Answers a conversation in the form of OpenAI's Responses. The model `prompt-r1` runs the loop on
 /// the default large model, `prompt-r1/NAME` on the one of that name, and `prompt-r1:POLICY` or
-/// `prompt-r1:POLICY/NAME` uses that policy. Nothing is stored. Any other model is passed through
-/// untouched.
+/// `prompt-r1:POLICY/NAME` uses that policy. The name of a large model in this process stands for
+/// that model alone. Nothing is stored. Any other model is passed through untouched.
 #[utoipa::path(post, path = "/v1/responses", tag = "openai", request_body = ResponsesRequest,
     responses(
     (status = 200, description = "The response, or its events", content(

@@ -17,8 +17,9 @@ use crate::http::wire::options::Options;
     "input": "Which currency is used where the author of Hamlet was born?"}))]
 pub(in crate::http) struct ResponsesRequest {
     /// `prompt-r1`, or `prompt-r1/` and the name of a large model; with `:` and the name of a
-    /// policy after `prompt-r1`, that policy is used. Any other model is passed through to the
-    /// endpoint that serves it, with fields that are not listed here.
+    /// policy after `prompt-r1`, that policy is used. The name of a large model in this process
+    /// stands for that model alone. Any other model is passed through to the endpoint that serves
+    /// it, with fields that are not listed here.
     #[schema(example = "prompt-r1")]
     pub(in crate::http) model: String,
     /// The question, or the items of a conversation: messages, function calls and their outputs.
