@@ -173,11 +173,8 @@ impl Parser<'_> {
 
     /// A constant, a function of what follows, or the variables that the letters are.
     fn name(&mut self) -> Option<Approximate> {
-        let begin = self.at;
-        while self.peek().is_some_and(|c| c.is_ascii_alphabetic()) {
-            self.at += 1;
-        }
-        let name: String = self.characters[begin..self.at].iter().collect();
+        let name = self.word();
+        self.at += name.len();
         match name.as_str() {
             "pi" => return Some(Approximate::new(PI)),
             "e" => return Some(Approximate::new(E)),
@@ -217,17 +214,24 @@ impl Parser<'_> {
         all.choose(few)
     }
 
-    /// A function's argument without parentheses: `sin 2x`.
+    /// A function's argument without parentheses: `sin 2x`. Another function is none of its factors.
     fn factors(&mut self) -> Option<Approximate> {
         self.spaces();
         if self.peek() == Some('(') {
             return self.power();
         }
         let mut value = self.power()?;
-        while self.peek().is_some_and(|c| c.is_ascii_alphabetic()) {
+        while self.peek().is_some_and(|c| c.is_ascii_alphabetic())
+            && function(&self.word()).is_none()
+        {
             value = value.times(self.power()?);
         }
         Some(value)
+    }
+
+    /// The letters that come next.
+    fn word(&self) -> String {
+        self.characters[self.at..].iter().take_while(|c| c.is_ascii_alphabetic()).collect()
     }
 
     /// The variables that letters are. An exponent or a factorial behind them is that of the last,
