@@ -11,6 +11,7 @@ use crate::large_model::{Call, Reply, ReplyStream, Scripted, reply_stream};
 use crate::policy::{DirectPolicy, ScriptedPolicy};
 use crate::trajectory::{Action, TokenUsage};
 
+mod fallback;
 mod forms;
 mod interrupted;
 mod lost;

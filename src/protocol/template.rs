@@ -144,6 +144,7 @@ pub enum PromptResult<'a> {
 pub struct Protocol {
     environment: Environment<'static>,
     settings: Settings,
+    adds_question: bool,
 }
 
 impl Protocol {
@@ -169,7 +170,8 @@ impl Protocol {
                 ProtocolError::Render { name: name.into(), reason: error.to_string() }
             })?;
         }
-        let protocol = Self { environment, settings: Settings::load(folder)? };
+        let settings = Settings::load(folder)?;
+        let mut protocol = Self { environment, settings, adds_question: false };
         // Templates are rendered once now, so that a broken one fails at start and not in a
         // request.
         let some = [("name".to_owned(), "text".to_owned())];
@@ -189,12 +191,14 @@ impl Protocol {
             protocol.observation(shown)?;
         }
         protocol.large_model_system()?;
-        for question in [Some("question"), None] {
-            if !protocol.prompt("text", question)?.contains("text") {
-                let reason = "it leaves the prompt out".to_owned();
-                return Err(ProtocolError::Render { name: "prompt.j2".into(), reason });
-            }
+        let prompts = [Some("question"), None].map(|question| protocol.prompt("text", question));
+        let [with_question, without] = prompts;
+        let (with_question, without) = (with_question?, without?);
+        if [&with_question, &without].iter().any(|prompt| !prompt.contains("text")) {
+            let reason = "it leaves the prompt out".to_owned();
+            return Err(ProtocolError::Render { name: "prompt.j2".into(), reason });
         }
+        protocol.adds_question = with_question != without;
         protocol.form(&[("text", "text")], "text")?;
         Ok(protocol)
     }
@@ -220,6 +224,12 @@ impl Protocol {
     /// The settings of the protocol that are not text.
     pub fn settings(&self) -> Settings {
         self.settings
+    }
+
+    /// Whether `prompt.j2` adds the question to the first prompt. Otherwise the large model is told
+    /// only what the policy's prompts say.
+    pub fn adds_question(&self) -> bool {
+        self.adds_question
     }
 
     /// The policy's opening message, a user turn.

@@ -70,7 +70,7 @@ impl PolicyArm {
     pub fn first_prompt(mut setup: PolicySetup<'_>) -> Self {
         let turns = setup.limits.max_turns;
         setup.limits.max_turns = 1;
-        // The reply is the answer of last resort; without one, a last prompt is not sent.
+        // The reply is the answer of last resort; without fallback, a last prompt is not sent.
         setup.limits.fallback = true;
         let arm = Self::new(setup);
         let identity = format!("first prompt of {turns} {}", arm.identity);
@@ -95,6 +95,7 @@ impl Arm for PolicyArm {
         let request = EpisodeRequest {
             limits: self.limits.clone(),
             shown_turns: self.shown_turns,
+            takes_any_reply: self.shown_turns.is_some(),
             ..EpisodeRequest::new(task.question.clone(), sampling)
         };
         let participants = Participants {
