@@ -17,7 +17,8 @@ pub struct Limits {
     pub max_turn_tokens: usize,
     /// Tokens that the policy may sample in the whole episode.
     pub max_policy_tokens: usize,
-    /// Characters of a reply that the policy is shown; the rest is cut off.
+    /// Characters of a reply that the policy is shown; the rest is cut off. A policy's folder may set
+    /// fewer (`protocol.json`).
     pub observation_chars: usize,
     /// Bytes of a prompt after its references are resolved: a few bytes may refer to a long reply
     /// many times.

@@ -364,13 +364,14 @@ impl Run<'_> {
         session: &mut dyn PolicySession,
         asked: Result<PromptOutcome, EpisodeErrorKind>,
     ) -> Result<ControlFlow<Ending>, EpisodeErrorKind> {
-        let limits = &self.request.limits;
+        let settings = self.participants.protocol.settings();
+        let chars = settings.observation_chars(self.request.limits.observation_chars);
         let is_last = self.is_last_turn();
         let head;
         let shown = match asked {
             Ok(PromptOutcome::Replied(reply, mut observation)) => {
                 let reply = reply.message.as_text();
-                head = reply.chars().take(limits.observation_chars).collect::<String>();
+                head = reply.chars().take(chars).collect::<String>();
                 observation.truncated = head.len() < reply.len();
                 let is_repeated = observation.repeated;
                 self.attach(observation);

@@ -15,6 +15,7 @@ mod fallback;
 mod forms;
 mod interrupted;
 mod lost;
+mod settings;
 
 /// The requests of the large model, call by call: the contents of user and assistant messages.
 type Asked = Arc<Mutex<Vec<Vec<String>>>>;

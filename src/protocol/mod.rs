@@ -13,6 +13,7 @@ mod escape;
 mod parse;
 mod piece;
 mod reference;
+mod settings;
 mod tags;
 mod template;
 mod write;
@@ -21,10 +22,10 @@ pub use escape::{escape, unescape};
 pub use parse::{Fragment, ParsedTurn, TurnParser, parse_turn};
 pub use piece::{Piece, concat, length};
 pub use reference::{ExpandError, comparable, contains_question, expand};
+pub use settings::{SETTINGS_FILE, Settings};
 pub use tags::names_tag;
 pub use template::{
-    Opening, PromptResult, Protocol, ProtocolError, SETTINGS_FILE, Settings, TEMPLATE_FILES,
-    TEMPLATES, own_templates,
+    Opening, PromptResult, Protocol, ProtocolError, TEMPLATE_FILES, TEMPLATES, own_templates,
 };
 pub use write::write_prompt;
 

@@ -51,7 +51,9 @@ pub struct PolicySetup<'a> {
 impl PolicyArm {
     /// An arm of this setup.
     pub fn new(setup: PolicySetup<'_>) -> Self {
-        let PolicySetup { name, policy, large_model, protocol, limits, sampling } = setup;
+        let PolicySetup { name, policy, large_model, protocol, mut limits, sampling } = setup;
+        // As episodes are run, so that an identity says what was measured.
+        limits.observation_chars = protocol.settings().observation_chars(limits.observation_chars);
         let identity = json!({
             "policy": policy.1,
             "large_model": large_model.1,
