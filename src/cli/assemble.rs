@@ -128,9 +128,10 @@ async fn load_policies(
             | PolicyEngine::Tokens),
         ) => local_policies(policy, engine).await?,
     };
-    let sampling = policy.sampling.of_seed(0);
+    let configured = policy.sampling;
     let loaded = |LocalPolicy { policy, folders, .. }| {
         let protocol = Arc::new(protocol(config, &folders)?);
+        let sampling = protocol.settings().sampling(configured).of_seed(0);
         Ok(LoadedPolicy { policy, protocol, sampling })
     };
     policies.into_iter().map(loaded).collect()

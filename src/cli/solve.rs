@@ -7,6 +7,7 @@ use clap::Args;
 use tokio::sync::mpsc;
 
 use crate::config::{Config, ConfigError, Overrides};
+use crate::engine::Sampling;
 use crate::episode::{
     DiscardEvents, Episode, EpisodeEvent, EpisodeRequest, Participants, run_episode,
 };
@@ -60,7 +61,7 @@ pub async fn run(args: SolveArgs) -> Result<(), Failure> {
     for note in &assembly.notes {
         tracing::info!(hint = note.hint.as_deref(), "{note}");
     }
-    let sampling = config.policy.sampling.of_seed(args.seed);
+    let sampling = Sampling { seed: args.seed, ..assembly.main.sampling };
     let mut request = EpisodeRequest::new(question.trim(), sampling);
     request.limits = config.episode.clone();
     if args.json {

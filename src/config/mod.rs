@@ -30,7 +30,7 @@ pub use eval::EvalConfig;
 pub use overrides::Overrides;
 use parse::check_version;
 pub use parse::{ConfigError, ConfigFile, read_toml};
-pub use policy::{CanaryConfig, PolicyConfig, PolicyEngine, SamplingConfig, name_of_model};
+pub use policy::{CanaryConfig, PolicyConfig, PolicyEngine, name_of_model};
 pub use telemetry::TelemetryConfig;
 
 /// All settings of `serve` and `solve`. Every key has a default.

@@ -1,19 +1,18 @@
 //! The small model: the tables `[policy]` and `[canary]`.
 
 use std::collections::BTreeMap;
-use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
 use super::ConfigError;
-use crate::engine::Sampling;
 use crate::engine::config::{MistralRsConfig, NativeConfig};
 use crate::engine::tokens::config::TokensConfig;
 use crate::hint::{Hint, Reason};
 use crate::large_model::LargeModelConfig;
 use crate::model::DeviceChoice;
 use crate::policy::DIRECT;
+use crate::sampling::SamplingConfig;
 
 /// The engine of a policy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
@@ -63,8 +62,10 @@ pub struct PolicyConfig {
     /// without `.gguf`; where the large model acts as the policy, its name. Not for the engine
     /// `direct`.
     pub name: Option<String>,
-    /// How it samples.
-    pub sampling: SamplingConfig,
+    /// How it samples unless a request says otherwise. Default: as its folder of templates says in
+    /// `protocol.json`, otherwise at temperature 0.7 with `top_p = 0.8`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sampling: Option<SamplingConfig>,
     /// The engine `mistralrs`.
     pub mistralrs: MistralRsConfig,
     /// The engine `native`.
@@ -88,24 +89,6 @@ pub struct CanaryConfig {
     /// The policy. Its `model` or `remote` must be set, and its name must differ from the first
     /// policy's.
     pub policy: PolicyConfig,
-}
-
-/// How the policy samples unless a request says otherwise.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct SamplingConfig {
-    /// Logits are divided by it; 0 takes the likeliest token.
-    pub temperature: f32,
-    /// The smallest set of tokens whose probabilities sum to this.
-    pub top_p: f32,
-    /// Only this many of the likeliest tokens; 0 is all of them.
-    pub top_k: Option<usize>,
-}
-
-impl Default for SamplingConfig {
-    fn default() -> Self {
-        Self { temperature: 0.7, top_p: 0.8, top_k: None }
-    }
 }
 
 impl PolicyConfig {
@@ -191,17 +174,8 @@ impl PolicyConfig {
             }
             _ => {}
         }
-        let sampling = &self.sampling;
-        let in_range = (0.0..=5.0).contains(&sampling.temperature)
-            && sampling.top_p > 0.0
-            && sampling.top_p <= 1.0;
-        if !in_range {
-            let text = format!(
-                "`{table}.sampling` needs a `temperature` from 0 to 5 and a `top_p` above 0 and at most 1"
-            );
-            return wrong(text.into());
-        }
-        Ok(())
+        let sampling = self.sampling.unwrap_or_default().check(&format!("{table}.sampling"));
+        sampling.or_else(|text| wrong(text.into()))
     }
 
     /// The setting that names adapters, where one does.
@@ -258,7 +232,8 @@ impl PolicyConfig {
                 hint: "load it there, and leave it out here"
             ));
         }
-        tokens.log_probs(&self.sampling.of_seed(0)).map(|_| ()).or_else(|reason| {
+        let sampling = self.sampling.unwrap_or_default().of_seed(0);
+        tokens.log_probs(&sampling).map(|_| ()).or_else(|reason| {
             wrong(reason.map_text(|text| format!("cannot use `{table}.sampling`: {text}")))
         })
     }
@@ -279,13 +254,4 @@ pub fn name_of_model(named: &str) -> &str {
 pub(super) fn is_adapter_name(name: &str) -> bool {
     let is_known = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
     !name.is_empty() && name.chars().all(is_known) && name != DIRECT
-}
-
-impl SamplingConfig {
-    /// The same with a seed.
-    pub fn of_seed(&self, seed: u64) -> Sampling {
-        let Self { temperature, top_p, top_k } = *self;
-        let top_k = top_k.and_then(NonZeroUsize::new);
-        Sampling { temperature, top_p, top_k, seed }
-    }
 }

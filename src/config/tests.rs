@@ -145,7 +145,7 @@ fn a_top_k_of_zero_keeps_all_tokens() {
     for top_k in [0, 1, 20] {
         let text = format!("policy.sampling.top_k = {top_k}\n{ENDPOINT}");
         let config = loaded(&text, &Overrides::default()).unwrap();
-        let sampling = config.policy.sampling.of_seed(3);
+        let sampling = config.policy.sampling.unwrap().of_seed(3);
         assert_eq!(sampling.top_k, std::num::NonZeroUsize::new(top_k));
         assert_eq!(sampling.is_filtered(), top_k > 0 || sampling.top_p < 1.0);
     }

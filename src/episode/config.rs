@@ -17,7 +17,8 @@ pub struct Limits {
     pub max_turn_tokens: usize,
     /// Tokens that the policy may sample in the whole episode.
     pub max_policy_tokens: usize,
-    /// Characters of a reply that the policy is shown; the rest is cut off.
+    /// Characters of a reply that the policy is shown; the rest is cut off. A policy's folder may set
+    /// fewer (`protocol.json`).
     pub observation_chars: usize,
     /// Bytes of a prompt after its references are resolved: a few bytes may refer to a long reply
     /// many times.
@@ -28,7 +29,10 @@ pub struct Limits {
     /// Money, in the currency of the configured prices; `None` for no limit.
     pub max_cost: Option<f64>,
     /// Whether an episode in which the policy gives no answer falls back to the best available one:
-    /// the last reply, or the large model's own reply to the question. Off in training.
+    /// the last reply to a prompt that contained the question, or that followed one in the same
+    /// conversation, or else the large model's own reply to the question. For the latter a quarter of
+    /// the wall time is reserved if prompts contain the question only where the policy puts it in.
+    /// Off in training.
     pub fallback: bool,
     /// Whether the policy's prompt says that it may return a reply as the answer.
     pub allow_final: bool,

@@ -77,6 +77,9 @@ pub struct EpisodeRequest {
     pub limits: Limits,
     /// The number of turns that the opening shows to the policy. Default: that of `limits`.
     pub shown_turns: Option<usize>,
+    /// Whether the fallback takes the last reply whatever its prompt was, even if the large model was
+    /// not told the question.
+    pub takes_any_reply: bool,
     /// When the clock of the episode's deadline started.
     pub started: Instant,
     /// The caller's own key, for endpoints without one.
@@ -102,6 +105,7 @@ impl EpisodeRequest {
             form: AnswerForm::default(),
             limits: Limits::default(),
             shown_turns: None,
+            takes_any_reply: false,
             started: Instant::now(),
             authorization: None,
             caller: 0,
@@ -267,13 +271,13 @@ pub enum EpisodeErrorKind {
     #[error("{0}")]
     Protocol(Reason),
     /// The deadline passed before anything could be answered.
-    #[error("the deadline of {limit_ms} ms passed before there was any reply")]
+    #[error("the deadline of {limit_ms} ms passed before there was any reply to the question")]
     Deadline {
         /// The limit.
         limit_ms: u64,
     },
     /// The budget does not cover a single reply.
-    #[error("the budget of {max_cost} was spent before there was any reply")]
+    #[error("the budget of {max_cost} was spent before there was any reply to the question")]
     Budget {
         /// The limit.
         max_cost: f64,
@@ -294,6 +298,9 @@ pub enum EpisodeErrorKind {
         /// What is wrong with it.
         reason: String,
     },
+    /// The policy's answer turned out to be malformed after some of it was streamed.
+    #[error("the policy's answer is malformed, and its beginning was streamed already")]
+    Malformed,
     /// The caller is gone.
     #[error("the caller is gone")]
     Cancelled,
@@ -306,6 +313,7 @@ impl Hint for EpisodeErrorKind {
             Self::LargeModel(error) => return error.hint(),
             Self::Deadline { .. } => "raise `deadline_ms`".into(),
             Self::Budget { .. } => "raise `max_cost`".into(),
+            Self::Malformed => "ask again, or without streaming, where the fallback applies".into(),
             Self::Unfit { .. } => "use a model that follows such forms, or relax the form".into(),
             Self::Protocol(reason) => return reason.hint(),
             Self::PromptTooLong { .. } | Self::Cancelled => return None,
@@ -329,6 +337,7 @@ impl EpisodeErrorKind {
             Self::Budget { .. } => "budget",
             Self::PromptTooLong { .. } => "prompt_too_long",
             Self::Unfit { .. } => "unfit",
+            Self::Malformed => "malformed",
             Self::Cancelled => "cancelled",
         }
     }

@@ -10,9 +10,11 @@ use tracing::{Instrument, Span, field};
 mod arrange;
 mod ask;
 mod bare;
+mod fallback;
 mod given;
 
 use ask::PromptOutcome;
+use fallback::needs_call;
 
 use crate::chat::ChatMessage;
 use crate::compute;
@@ -31,22 +33,22 @@ use super::{
     EpisodeUsage, EventSink, FinishReason, Participants, Replies, SPANS,
 };
 
-/// The share of the wall time that is reserved for the call that gives an answer its form: one part
-/// in this many.
+/// The share of the wall time that is reserved for the call that gives an answer its form, or that
+/// asks the question itself: one part in this many.
 const FINAL_SHARE: u32 = 4;
 
 /// Runs one episode to its end. Dropping the future cancels both models.
 ///
 /// # Errors
 /// When there is nothing to answer with: a model failed, or a limit was reached before the first
-/// reply. The error contains the usage so far.
+/// reply to the question. The error contains the usage so far.
 pub async fn run_episode(
     participants: Participants<'_>,
     request: &EpisodeRequest,
     events: &mut dyn EventSink,
 ) -> Result<Episode, EpisodeError> {
     let time = request.limits.deadline();
-    let kept = if request.form.by_large_model { time / FINAL_SHARE } else { Duration::ZERO };
+    let kept = if needs_call(&participants, request) { time / FINAL_SHARE } else { Duration::ZERO };
     let mut run = Run {
         participants,
         request,
@@ -56,6 +58,7 @@ pub async fn run_episode(
         usage: EpisodeUsage::default(),
         turns: Vec::new(),
         exchanges: Vec::new(),
+        last_answer: None,
         replies: Replies::new(),
         waited: Duration::ZERO,
         shown: TokenEstimate::default(),
@@ -107,6 +110,8 @@ struct Run<'a> {
     turns: Vec<Turn>,
     /// Prompts and replies so far: the conversation of the large model.
     exchanges: Vec<ChatMessage>,
+    /// The last reply of a large model that knew the question.
+    last_answer: Option<String>,
     replies: Replies,
     /// Time spent waiting for either model.
     waited: Duration,
@@ -277,6 +282,7 @@ impl Run<'_> {
         if matches!(written, Ok(Ok(_)) | Err(_)) {
             sink.close().await?;
         }
+        let has_answered = sink.has_answered();
         let (text, parsed, mut writing) = sink.finish();
         self.shown += TokenEstimate::of(&text);
         span.in_scope(|| tracing::info!(target: CONTENTS, text, "written"));
@@ -302,6 +308,7 @@ impl Run<'_> {
             Ok(Err(error)) => return Err(error.into()),
             Err(_) => {
                 return Ok(ControlFlow::Break(match parsed.action {
+                    Action::Nothing if has_answered => return Err(EpisodeErrorKind::Malformed),
                     // It was reported to the client already, and it is better than no answer.
                     Action::Answer(answer) if !drafts => Ending::Unfinished(answer),
                     _ => Ending::NoAnswer(FinishReason::Deadline),
@@ -325,6 +332,8 @@ impl Run<'_> {
         let cut = finish == TurnFinish::Length && !parsed.is_closed;
         match parsed.action {
             Action::Answer(answer) => Ok(ControlFlow::Break(Ending::Policy(answer))),
+            // Another answer would be appended to it.
+            Action::Nothing if has_answered => Err(EpisodeErrorKind::Malformed),
             _ if cut => Ok(ControlFlow::Break(Ending::NoAnswer(FinishReason::TokenLimit))),
             Action::Nothing => Ok(ControlFlow::Break(Ending::NoAnswer(FinishReason::Malformed))),
             Action::FinalPrompt(prompt) if drafts && self.is_question(&prompt) => {
@@ -355,13 +364,14 @@ impl Run<'_> {
         session: &mut dyn PolicySession,
         asked: Result<PromptOutcome, EpisodeErrorKind>,
     ) -> Result<ControlFlow<Ending>, EpisodeErrorKind> {
-        let limits = &self.request.limits;
+        let settings = self.participants.protocol.settings();
+        let chars = settings.observation_chars(self.request.limits.observation_chars);
         let is_last = self.is_last_turn();
         let head;
         let shown = match asked {
             Ok(PromptOutcome::Replied(reply, mut observation)) => {
                 let reply = reply.message.as_text();
-                head = reply.chars().take(limits.observation_chars).collect::<String>();
+                head = reply.chars().take(chars).collect::<String>();
                 observation.truncated = head.len() < reply.len();
                 let is_repeated = observation.repeated;
                 self.attach(observation);
@@ -391,62 +401,6 @@ impl Run<'_> {
             );
         }
         ControlFlow::Break(Ending::NoAnswer(FinishReason::Malformed))
-    }
-
-    /// Continues without this reply if there are others and only time ran out.
-    fn continue_without_reply(
-        &self,
-        error: EpisodeErrorKind,
-    ) -> Result<ControlFlow<Ending>, EpisodeErrorKind> {
-        match error {
-            EpisodeErrorKind::LargeModel(LargeModelError::Deadline { .. })
-                if !self.exchanges.is_empty() || self.request.form.by_large_model =>
-            {
-                Ok(ControlFlow::Break(Ending::NoAnswer(FinishReason::Deadline)))
-            }
-            error => Err(error),
-        }
-    }
-
-    /// The best answer when the policy gives none: the last reply, or the large model's reply to
-    /// the question itself.
-    async fn best(
-        &mut self,
-        reason: FinishReason,
-    ) -> Result<(String, Option<Reply>), EpisodeErrorKind> {
-        if let Some(last) = self.exchanges.last() {
-            let reply = last.as_text();
-            self.announce(true, reply.clone()).await?;
-            return Ok((reply, None));
-        }
-        let limits = &self.request.limits;
-        if reason == FinishReason::Deadline {
-            return Err(EpisodeErrorKind::Deadline { limit_ms: limits.deadline_ms });
-        }
-        if let (FinishReason::Budget, Some(max_cost)) = (reason, limits.max_cost) {
-            return Err(EpisodeErrorKind::Budget { max_cost });
-        }
-        let mut messages = self.large_model_opening()?;
-        if !self.request.is_continued {
-            messages.push(self.question());
-        }
-        let reply = self.call(messages, true).await?;
-        Ok((reply.message.as_text(), Some(reply)))
-    }
-
-    /// The answer without its form, when no time was left to apply it.
-    async fn unformed(
-        &mut self,
-        draft: String,
-        source: AnswerSource,
-    ) -> Result<(String, AnswerSource, FinishReason, Option<Reply>), EpisodeErrorKind> {
-        let reason = FinishReason::Deadline;
-        if draft.is_empty() {
-            let (text, reply) = self.best(reason).await?;
-            return Ok((text, AnswerSource::LargeModel, reason, reply));
-        }
-        self.events.emit(EpisodeEvent::Answer(draft.clone(), source)).await?;
-        Ok((draft, source, reason, None))
     }
 
     /// Emits more of what the large model says.

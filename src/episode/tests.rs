@@ -11,9 +11,11 @@ use crate::large_model::{Call, Reply, ReplyStream, Scripted, reply_stream};
 use crate::policy::{DirectPolicy, ScriptedPolicy};
 use crate::trajectory::{Action, TokenUsage};
 
+mod fallback;
 mod forms;
 mod interrupted;
 mod lost;
+mod settings;
 
 /// The requests of the large model, call by call: the contents of user and assistant messages.
 type Asked = Arc<Mutex<Vec<Vec<String>>>>;

@@ -16,12 +16,20 @@ pub(super) struct TurnWatch<'a> {
     events: &'a mut dyn EventSink,
     /// Whether its answers are drafts, of which the large model makes the answer.
     drafts: bool,
+    /// Whether some of an answer was streamed to someone.
+    has_answered: bool,
     writing: CallEstimate,
 }
 
 impl<'a> TurnWatch<'a> {
     pub(super) fn new(events: &'a mut dyn EventSink, drafts: bool, writing: CallEstimate) -> Self {
-        Self { parser: TurnParser::default(), events, drafts, writing }
+        let parser = TurnParser::default();
+        Self { parser, events, drafts, has_answered: false, writing }
+    }
+
+    /// Whether some of an answer was streamed, which cannot be taken back.
+    pub(super) fn has_answered(&self) -> bool {
+        self.has_answered
     }
 
     /// The turn so far, verbatim, its parsed content, and its usage.
@@ -41,7 +49,10 @@ impl<'a> TurnWatch<'a> {
                 Fragment::Think(text) => EpisodeEvent::Think(text),
                 Fragment::Prompt(text) | Fragment::FinalPrompt(text) => EpisodeEvent::Prompt(text),
                 Fragment::Answer(_) if self.drafts => continue,
-                Fragment::Answer(text) => EpisodeEvent::Answer(text, AnswerSource::Policy),
+                Fragment::Answer(text) => {
+                    self.has_answered |= self.events.is_live();
+                    EpisodeEvent::Answer(text, AnswerSource::Policy)
+                }
             };
             self.events.emit(event).await?;
         }

@@ -292,6 +292,10 @@ impl ApiError {
                 let param = format!("turns[{turn}].interaction_prompt");
                 Self::new(status, "request_too_large", error.to_string()).with_param(&param)
             }
+            EpisodeErrorKind::Malformed => {
+                let status = StatusCode::BAD_GATEWAY;
+                Self::new(status, "malformed_answer", error.kind.reason())
+            }
             EpisodeErrorKind::Unfit { .. } => {
                 let status = StatusCode::BAD_GATEWAY;
                 Self::new(status, "invalid_response_format", error.kind.reason())

@@ -3,7 +3,7 @@
 //!
 //! # Reading and escaping
 //! A turn is a thought and one action, each in tags; [`parse_turn`] says what an incomplete one
-//! means. A prompt may hold references ([`expand`]): `<question/>`, `<reply N/>`. The templates
+//! means. An action that names a tag itself ([`names_tag`]) is malformed. A prompt may hold references ([`expand`]): `<question/>`, `<reply N/>`. The templates
 //! frame untrusted text with further tags. In that text every name of the three is escaped
 //! ([`escape`]), so it can neither end its frame nor act; a policy that copies it writes it
 //! escaped, and parsing a turn takes the escaping away. Only that of references in prompts stays
@@ -13,6 +13,8 @@ mod escape;
 mod parse;
 mod piece;
 mod reference;
+mod settings;
+mod tags;
 mod template;
 mod write;
 
@@ -20,9 +22,10 @@ pub use escape::{escape, unescape};
 pub use parse::{Fragment, ParsedTurn, TurnParser, parse_turn};
 pub use piece::{Piece, concat, length};
 pub use reference::{ExpandError, comparable, contains_question, expand};
+pub use settings::{SETTINGS_FILE, Settings};
+pub use tags::names_tag;
 pub use template::{
-    Opening, PromptResult, Protocol, ProtocolError, SETTINGS_FILE, Settings, TEMPLATE_FILES,
-    TEMPLATES, own_templates,
+    Opening, PromptResult, Protocol, ProtocolError, TEMPLATE_FILES, TEMPLATES, own_templates,
 };
 pub use write::write_prompt;
 

@@ -2,24 +2,23 @@
 //!
 //! The first action tag decides what the turn does; a second one is ignored, because it was
 //! written without knowing the reply. Inside a think tag only its closing tag counts. What is
-//! never closed is taken to run to the end, or to the next tag of the protocol.
+//! never closed is taken to run to the end, or to the next tag of the protocol. An action that still
+//! names a tag ([`names_tag`]), such as `</answer`, is malformed: it counts as none.
 
 use std::ops::Range;
 
 use crate::trajectory::Action;
 
 use super::escape::{Unescaper, names_in, unescape_names};
+use super::tags::{first_tag, marks, names_tag};
 use super::{ANSWER, FINAL_PROMPT, PROMPT, TAGS, THINK};
-
-/// The tags of which a turn does one.
-const ACTIONS: [&str; 3] = [PROMPT, FINAL_PROMPT, ANSWER];
 
 /// What a whole turn says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ParsedTurn {
     /// The content of the first think tag, trimmed.
     pub think: Option<String>,
-    /// What to do; an action without content is `Nothing`.
+    /// What to do; an action without content, or whose content names a tag, is `Nothing`.
     pub action: Action,
     /// Whether the action's closing tag was read: nothing of the action was cut off.
     pub is_closed: bool,
@@ -71,6 +70,8 @@ pub struct TurnParser {
     action: Option<(&'static str, Range<usize>)>,
     is_closed: bool,
     overrun: bool,
+    /// Whether the action names a tag, so that no more of it is reported.
+    is_malformed: bool,
     /// The content of the open tag is reported up to this byte.
     reported: usize,
     report: Report,
@@ -86,6 +87,7 @@ impl Default for TurnParser {
             action: None,
             is_closed: false,
             overrun: false,
+            is_malformed: false,
             reported: 0,
             report: Report::default(),
         }
@@ -107,7 +109,8 @@ impl TurnParser {
     }
 
     /// Ends the turn: returns what was held back because it might have become something else. The
-    /// fragments of each tag now add up to what [`Self::finish`] gives.
+    /// fragments of each tag now add up to what [`Self::finish`] gives, or to the beginning of a
+    /// malformed action, up to the tag that it names.
     pub fn close(&mut self) -> Vec<Fragment> {
         let mut fragments = Vec::new();
         while let Position::In { tag, start, doubt } = self.position {
@@ -138,7 +141,8 @@ impl TurnParser {
             let content = self.text[at].trim();
             (!content.is_empty()).then(|| unescape_names(content, names_in(tag)))
         };
-        let action = self.action.and_then(|(tag, at)| Some((tag, content(tag, at)?)));
+        let action = self.action.filter(|(_, at)| !names_tag(&self.text[at.clone()]));
+        let action = action.and_then(|(tag, at)| Some((tag, content(tag, at)?)));
         let action = match action {
             None => Action::Nothing,
             Some((PROMPT, text)) => Action::Prompt(text),
@@ -204,7 +208,15 @@ impl TurnParser {
 
     /// Reports the open tag's content up to `end`.
     fn report(&mut self, tag: &str, end: usize, is_all: bool) -> Option<Fragment> {
-        let text = self.report.push(&self.text[self.reported..end], is_all);
+        let mut content = &self.text[self.reported..end];
+        if tag != THINK {
+            let sure = if self.is_malformed { Some(0) } else { first_tag(content) };
+            if let Some(sure) = sure {
+                content = &content[..sure];
+                self.is_malformed = true;
+            }
+        }
+        let text = self.report.push(content, is_all);
         self.reported = end;
         let text = Some(text).filter(|text| !text.is_empty())?;
         Some(match tag {
@@ -258,63 +270,6 @@ impl Report {
     }
 }
 
-/// The text from a `<` on, of which every tag has one, at its front.
-#[derive(Clone, Copy)]
-struct Mark<'a>(&'a str);
-
-/// Every `<` of `text` from byte `from` on, and where it stands.
-fn marks(text: &str, from: usize) -> impl Iterator<Item = (usize, Mark<'_>)> {
-    text[from..].match_indices('<').map(move |(at, _)| (from + at, Mark(&text[from + at..])))
-}
-
-impl Mark<'_> {
-    /// What is left of it behind `front` and the whole of `name`.
-    fn behind(&self, front: &str, name: &str) -> Option<&str> {
-        self.0.strip_prefix(front)?.strip_prefix(name)
-    }
-
-    fn opens(&self, tag: &str) -> bool {
-        self.behind("<", tag).is_some_and(|rest| rest.starts_with('>'))
-    }
-
-    fn closes(&self, tag: &str) -> bool {
-        self.behind("</", tag).is_some_and(|rest| rest.starts_with('>'))
-    }
-
-    /// Whether the text breaks off inside what may become `tag`, opened.
-    fn may_open(&self, tag: &str) -> bool {
-        self.breaks_off_in("<", tag)
-    }
-
-    /// The same for a closing one.
-    fn may_close(&self, tag: &str) -> bool {
-        self.breaks_off_in("</", tag)
-    }
-
-    fn breaks_off_in(&self, front: &str, name: &str) -> bool {
-        match self.0.strip_prefix(front) {
-            Some(rest) => name.starts_with(rest),
-            None => front.starts_with(self.0),
-        }
-    }
-
-    /// Whether this ends `tag` where its own closing tag never comes.
-    fn ends(&self, tag: &str) -> bool {
-        match tag {
-            THINK => ACTIONS.iter().any(|tag| self.opens(tag)),
-            _ => TAGS.iter().any(|tag| self.opens(tag) || self.closes(tag)),
-        }
-    }
-
-    /// Whether the text breaks off inside what may become an end of `tag`.
-    fn may_end(&self, tag: &str) -> bool {
-        match tag {
-            THINK => self.may_close(tag) || ACTIONS.iter().any(|tag| self.may_open(tag)),
-            _ => TAGS.iter().any(|tag| self.may_open(tag) || self.may_close(tag)),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -330,7 +285,7 @@ mod tests {
 
     #[test]
     fn every_form_of_turn_has_a_decided_reading() {
-        let cases: [(&str, Option<&str>, Action); 21] = [
+        let cases: [(&str, Option<&str>, Action); 20] = [
             ("<think>a</think><interaction_prompt>b</interaction_prompt>", Some("a"), prompt("b")),
             ("<think>\na\n</think>\n\n<answer>\n b \n</answer>\n", Some("a"), answer("b")),
             (
@@ -345,7 +300,6 @@ mod tests {
             // Never closed: to the end, or to the next tag.
             ("<think>a</think><interaction_prompt>p", Some("a"), prompt("p")),
             ("<interaction_prompt>p<answer>b</answer>", None, prompt("p")),
-            ("<interaction_prompt>p</interaction_pro", None, prompt("p</interaction_pro")),
             ("<think>a <interaction_prompt>p</interaction_prompt>", Some("a"), prompt("p")),
             ("<think>a <answer>b", Some("a"), answer("b")),
             ("<think>never ends", Some("never ends"), Action::Nothing),
@@ -377,6 +331,47 @@ mod tests {
             assert_eq!(parsed.think.as_deref(), think, "{text}");
             assert_eq!(parsed.action, action, "{text}");
         }
+    }
+
+    #[test]
+    fn an_action_that_names_a_tag_is_malformed() {
+        for text in [
+            "<answer>another question</answer</answer</interaction</interaction>",
+            "<answer>b</answer",
+            "<answer>b</answer</answer>",
+            "<answer>b <think c</answer>",
+            "<answer>b<answer>c</answer>",
+            "<answer></final_prompt b",
+            "<interaction_prompt>p</interaction_pro",
+            "<interaction_prompt>p</interaction></interaction_prompt>",
+            "<final_prompt>p</answer</final_prompt>",
+        ] {
+            let turn = format!("<think>a</answer b</think>{text}");
+            let parsed = parse_turn(&turn);
+            assert_eq!(parsed.think.as_deref(), Some("a</answer b"), "{text}");
+            assert_eq!(parsed.action, Action::Nothing, "{text}");
+        }
+        // What is copied from a question is escaped, and other tags are not the protocol's.
+        for (text, said) in [
+            ("Write &lt;/answer, not &lt;answer>.", "Write </answer, not <answer>."),
+            ("&amp;lt;/interaction_response", "&lt;/interaction_response"),
+            (
+                "a < b, </div>, List<Answer>, <question/>",
+                "a < b, </div>, List<Answer>, <question/>",
+            ),
+        ] {
+            assert_eq!(parse_turn(&format!("<answer>{text}</answer>")).action, answer(said));
+        }
+    }
+
+    #[test]
+    fn of_a_malformed_action_the_beginning_is_reported() {
+        let mut parser = TurnParser::default();
+        let pieces = ["<answer>b c</ans", "wer", "</interaction", "> d", "</answer>"];
+        let fragments: Vec<_> = pieces.iter().flat_map(|piece| parser.push(piece)).collect();
+        assert_eq!(fragments, [Fragment::Answer("b c".into())]);
+        assert_eq!(parser.close(), []);
+        assert_eq!(parser.finish().action, Action::Nothing);
     }
 
     #[test]
@@ -475,7 +470,14 @@ mod tests {
             let parsed = parser.finish();
             prop_assert_eq!(&parsed, &parse_turn(&text));
             prop_assert_eq!(parsed.think.unwrap_or_default(), think);
-            prop_assert_eq!(parsed.action, action);
+            // Of a malformed action there may be a beginning.
+            let is_begun = parsed.action == Action::Nothing && names_twice(&text);
+            prop_assert!(is_begun || parsed.action == action, "{:?} / {:?}", parsed.action, action);
         }
+    }
+
+    /// Whether the text names at least two tags, of which one may be in the other.
+    fn names_twice(text: &str) -> bool {
+        first_tag(text).is_some_and(|at| names_tag(&text[at + 1..]))
     }
 }

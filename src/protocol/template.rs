@@ -3,10 +3,9 @@
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
-use minijinja::{Environment, UndefinedBehavior, context};
-use serde::{Deserialize, Serialize};
-
 use super::piece::{Piece, mark, split};
+use super::settings::{SETTINGS_FILE, Settings};
+use minijinja::{Environment, UndefinedBehavior, context};
 
 use crate::atomic_file;
 use crate::hint::Hint;
@@ -22,38 +21,6 @@ pub const TEMPLATE_FILES: [(&str, &str); 5] = [
 
 /// The folder of templates inside a model's folder.
 pub const TEMPLATES: &str = "templates";
-
-/// The file of [`Settings`] in a folder of templates.
-pub const SETTINGS_FILE: &str = "protocol.json";
-
-/// Settings of the protocol that are not text: `protocol.json` in a folder of templates.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Settings {
-    /// Whether the large model sees the earlier prompts and replies of an episode with each prompt.
-    /// Without them every prompt is independent: it is shorter, its reply can be cached across
-    /// episodes, and an earlier mistake does not influence later replies.
-    pub history: bool,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self { history: true }
-    }
-}
-
-impl Settings {
-    fn load(folder: Option<&Path>) -> Result<Self, ProtocolError> {
-        let path = folder.map(|folder| folder.join(SETTINGS_FILE)).filter(|path| path.is_file());
-        let Some(path) = path else { return Ok(Self::default()) };
-        let text = match std::fs::read_to_string(&path) {
-            Ok(text) => text,
-            Err(source) => return Err(ProtocolError::Read { path, source }),
-        };
-        serde_json::from_str(&text)
-            .map_err(|error| ProtocolError::Settings { path, reason: error.to_string() })
-    }
-}
 
 /// The templates of a model: those in the first of `folders`, its adapter's and its own, that has
 /// some. `None` if none has.
@@ -102,7 +69,7 @@ impl Hint for ProtocolError {
     fn hint(&self) -> Option<Cow<'_, str>> {
         Some(match self {
             Self::NoFolder { .. } => format!("name a folder that holds some of {}", names()).into(),
-            Self::Settings { .. } => "`{\"history\": true}` is all there is to set".into(),
+            Self::Settings { .. } => "it may have `history`, `sampling` with `temperature`, `top_p` and `top_k`, and `observation_chars`".into(),
             Self::Render { .. } => "`question`, `conversation`, `tools`, `max_turns` and `allow_final` are known to `policy.j2`, `reply`, `is_repeated` and `missing` to `observation.j2`, `prompt` and `question` to `prompt.j2`, `exchanges` and `draft` to `form.j2`".into(),
             Self::Read { .. } => return None,
         })
@@ -144,6 +111,7 @@ pub enum PromptResult<'a> {
 pub struct Protocol {
     environment: Environment<'static>,
     settings: Settings,
+    adds_question: bool,
 }
 
 impl Protocol {
@@ -169,7 +137,8 @@ impl Protocol {
                 ProtocolError::Render { name: name.into(), reason: error.to_string() }
             })?;
         }
-        let protocol = Self { environment, settings: Settings::load(folder)? };
+        let settings = Settings::load(folder)?;
+        let mut protocol = Self { environment, settings, adds_question: false };
         // Templates are rendered once now, so that a broken one fails at start and not in a
         // request.
         let some = [("name".to_owned(), "text".to_owned())];
@@ -189,12 +158,14 @@ impl Protocol {
             protocol.observation(shown)?;
         }
         protocol.large_model_system()?;
-        for question in [Some("question"), None] {
-            if !protocol.prompt("text", question)?.contains("text") {
-                let reason = "it leaves the prompt out".to_owned();
-                return Err(ProtocolError::Render { name: "prompt.j2".into(), reason });
-            }
+        let prompts = [Some("question"), None].map(|question| protocol.prompt("text", question));
+        let [with_question, without] = prompts;
+        let (with_question, without) = (with_question?, without?);
+        if [&with_question, &without].iter().any(|prompt| !prompt.contains("text")) {
+            let reason = "it leaves the prompt out".to_owned();
+            return Err(ProtocolError::Render { name: "prompt.j2".into(), reason });
         }
+        protocol.adds_question = with_question != without;
         protocol.form(&[("text", "text")], "text")?;
         Ok(protocol)
     }
@@ -220,6 +191,12 @@ impl Protocol {
     /// The settings of the protocol that are not text.
     pub fn settings(&self) -> Settings {
         self.settings
+    }
+
+    /// Whether `prompt.j2` adds the question to the first prompt. Otherwise the large model is told
+    /// only what the policy's prompts say.
+    pub fn adds_question(&self) -> bool {
+        self.adds_question
     }
 
     /// The policy's opening message, a user turn.
@@ -368,27 +345,6 @@ mod tests {
             let written = std::fs::read_to_string(recorded.path().join(name)).unwrap();
             assert_eq!(written, expected, "{name}");
         }
-    }
-
-    #[test]
-    fn settings_are_read_and_recorded() {
-        let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join(SETTINGS_FILE);
-        let recorded = tempfile::tempdir().unwrap();
-        for (text, history) in
-            [(None, true), (Some("{}"), true), (Some(r#"{"history":false}"#), false)]
-        {
-            if let Some(text) = text {
-                std::fs::write(&file, text).unwrap();
-            }
-            Protocol::record(Some(folder.path()), recorded.path()).unwrap();
-            for folder in [folder.path(), recorded.path()] {
-                assert_eq!(Protocol::load(Some(folder)).unwrap().settings(), Settings { history });
-            }
-        }
-        std::fs::write(&file, r#"{"historie":false}"#).unwrap();
-        let error = Protocol::load(Some(folder.path())).unwrap_err().explained();
-        assert!(error.contains("`historie`") && error.contains("hint:"), "{error}");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Whether a trajectory follows the protocol's form. Pure, over the turns' texts.
 
-use crate::protocol::{ANSWER, PROMPT, TAGS, THINK};
+use crate::protocol::{ANSWER, PROMPT, THINK, names_tag};
 use crate::trajectory::{Action, Trajectory, Turn};
 
 use super::Coefficients;
@@ -27,15 +27,17 @@ impl<'t> TurnTags<'t> {
         once.then_some(content)
     }
 
-    /// Whether a think and then `tag` are opened and closed once each, whatever else there is.
+    /// Whether a think and then `tag` are opened and closed once each, whatever else there is but a
+    /// piece of a tag inside `tag`.
     fn has_both(&self, tag: &str) -> bool {
         let ends = |tag: &str| self.text.find(&format!("</{tag}>"));
         let starts = |tag: &str| self.text.find(&format!("<{tag}>"));
-        self.only(THINK).is_some() && self.only(tag).is_some() && ends(THINK) < starts(tag)
+        let is_sent = self.only(tag).is_some_and(|content| !names_tag(content));
+        self.only(THINK).is_some() && is_sent && ends(THINK) < starts(tag)
     }
 
     /// Whether the turn is a think, then `tag`, and nothing else: both with content, and no tag of
-    /// the protocol inside the content.
+    /// the protocol inside the content, complete or not.
     fn is_exactly(&self, tag: &str) -> bool {
         let inner = || {
             let rest = self.text.strip_prefix(&format!("<{THINK}>"))?;
@@ -45,13 +47,9 @@ impl<'t> TurnTags<'t> {
             Some([think, content])
         };
         inner().is_some_and(|parts| {
-            parts.iter().all(|part| !part.trim().is_empty() && !mentions_tag(part))
+            parts.iter().all(|part| !part.trim().is_empty() && !names_tag(part))
         })
     }
-}
-
-fn mentions_tag(text: &str) -> bool {
-    TAGS.iter().any(|tag| text.contains(&format!("<{tag}>")) || text.contains(&format!("</{tag}>")))
 }
 
 /// The published format reward by component, before its cap.
@@ -61,7 +59,7 @@ pub(super) struct PublishedFormat {
     pub prompts: f64,
     /// β when the last turn has an answer tag.
     pub answer_present: f64,
-    /// γ when that answer is not empty.
+    /// γ when that answer is not empty, and names no tag.
     pub answer_filled: f64,
     /// δ when the last turn is exactly a think and then an answer.
     pub answer_form: f64,
@@ -78,7 +76,7 @@ impl PublishedFormat {
             prompts: coefficients.alpha * prompts as f64,
             answer_present: weight(answer.is_some(), coefficients.beta),
             answer_filled: weight(
-                answer.is_some_and(|answer| !answer.trim().is_empty()),
+                answer.is_some_and(|answer| !answer.trim().is_empty() && !names_tag(answer)),
                 coefficients.gamma,
             ),
             answer_form: weight(

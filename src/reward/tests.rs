@@ -56,8 +56,9 @@ fn trajectories_earn_what_the_two_schemes_say() {
     let twice = "<think>t</think><interaction_prompt>p</interaction_prompt>\
                  <interaction_prompt>q</interaction_prompt>";
     let chatty = "Well. <think>t</think> so <interaction_prompt>p</interaction_prompt>";
+    let ragged = "<think>t</think><interaction_prompt>p</interaction</interaction_prompt>";
     // Turns, what `paper` gives, what `strict` gives; the gold is Paris.
-    let cases: [(&[&str], f64, f64); 24] = [
+    let cases: [(&[&str], f64, f64); 27] = [
         // A good trajectory.
         (&[ASK, RIGHT], 1.0, 1.0),
         (&[ASK, WRONG], 0.0, 0.0),
@@ -87,6 +88,10 @@ fn trajectories_earn_what_the_two_schemes_say() {
         (&[ASK, "<think>t</think><answer>Paris"], -0.6, -0.25),
         (&[ASK, "<think>t</think><answer> </answer>"], -0.35, -1.0),
         (&[ASK, "no tags"], -0.6, -1.0),
+        // Pieces of tags inside an answer or a prompt: as in serving, it is none.
+        (&[ASK, "<think>t</think><answer>Paris</answer</answer>"], -0.35, -1.0),
+        (&[ASK, "<think>t</think><answer>Paris</answer</interaction>"], -0.6, -1.0),
+        (&[ragged, RIGHT], -0.4, -0.5),
         (&[ASK, "<think>t</think><final_prompt>p</final_prompt>"], -0.6, -1.0),
         (&[], -1.0, -1.0),
     ];

@@ -13,7 +13,8 @@ use crate::model::{
     Adapter, Family, Model, Spec, Weights, check_adapter, check_finite, first_not_finite, misplaced,
 };
 use crate::protocol::{
-    Opening, Piece, Protocol, SETTINGS_FILE, TAGS, TEMPLATE_FILES, TEMPLATES, own_templates,
+    Opening, Piece, Protocol, SETTINGS_FILE, Settings, TAGS, TEMPLATE_FILES, TEMPLATES,
+    own_templates,
 };
 use crate::tokenization::word_level::{
     CONVERSATION_TEMPLATE, LAST_MESSAGE_TEMPLATE, write_word_level,
@@ -77,6 +78,8 @@ pub struct Start {
     adapter: Option<PathBuf>,
     /// The protocol templates, unless they are the model's own.
     templates: Option<PathBuf>,
+    /// Characters of a reply that the policy is shown while it is trained, where that is known.
+    observation_chars: Option<usize>,
     /// The device and type of the model.
     pub device: String,
 }
@@ -155,7 +158,13 @@ impl Start {
             );
         }
         let (adapter, templates) = (config.adapter.clone(), config.templates.clone());
-        Ok(Self { model, text, folder, adapter, templates, device })
+        Ok(Self { model, text, folder, adapter, templates, observation_chars: None, device })
+    }
+
+    /// The same for episodes that show the policy at most `limit` characters of a reply. Saved
+    /// folders say so.
+    pub fn showing(self, limit: usize) -> Self {
+        Self { observation_chars: Some(limit), ..self }
     }
 
     /// The protocol of this model: that of the run, otherwise its own templates, which may be its
@@ -227,7 +236,7 @@ impl Start {
         } else {
             copy_tokenizer(&self.folder, folder)?;
         }
-        Protocol::record(self.templates().as_deref(), &folder.join(TEMPLATES))?;
+        self.save_protocol(&folder.join(TEMPLATES))?;
         model.save(folder)?;
         self.save_turn_end(folder)?;
         if let Some(adapter) = model.adapter() {
@@ -237,9 +246,18 @@ impl Start {
             if self.text.has_lent_template() {
                 write_texts(&self.text, &own)?;
             }
-            Protocol::record(self.templates().as_deref(), &own.join(TEMPLATES))?;
+            self.save_protocol(&own.join(TEMPLATES))?;
         }
         Ok(())
+    }
+
+    /// Writes the templates and settings of the protocol into the folder `to`.
+    fn save_protocol(&self, to: &Path) -> Result<(), TrainError> {
+        Protocol::record(self.templates().as_deref(), to)?;
+        let Some(limit) = self.observation_chars else { return Ok(()) };
+        let settings = Settings::load(Some(to))?;
+        let observation_chars = Some(settings.observation_chars(limit));
+        Ok(Settings { observation_chars, ..settings }.write(to)?)
     }
 
     /// Writes the stop tokens into `generation_config.json`, the end of a turn first.

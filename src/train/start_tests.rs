@@ -189,6 +189,20 @@ fn an_adapter_brings_its_own_templates() {
             assert_eq!(written, settings, "{place}");
         }
     }
+    // Trained with as much of a reply as the run and the folder allow.
+    let settings = r#"{"sampling":{"temperature":0,"top_p":1},"observation_chars":120}"#;
+    std::fs::write(adapter.join("templates/protocol.json"), settings).unwrap();
+    for (limit, shown) in [(100, 100), (200, 120)] {
+        let opened = open(&made.folder, Some(&adapter)).unwrap().showing(limit);
+        let out = folder.path().join(format!("showing-{limit}"));
+        opened.save(&opened.model, &out).unwrap();
+        for place in ["templates", "adapter/templates"] {
+            let written = Settings::load(Some(&out.join(place))).unwrap();
+            assert_eq!(written.observation_chars, Some(shown), "{place}");
+            let sampling = written.sampling.unwrap();
+            assert_eq!((sampling.temperature, sampling.top_p), (0.0, 1.0), "{place}");
+        }
+    }
     // Without its own, those of the base.
     std::fs::remove_dir_all(adapter.join("templates")).unwrap();
     let opened = open(&made.folder, Some(&adapter)).unwrap();

@@ -69,7 +69,7 @@ async fn what_is_streamed_is_what_is_answered() {
         ("<answer>&amp;lt;/think> &lt;b> &l</answer>", "", "&lt;/think> &lt;b> &l"),
         // An unclosed answer: the endpoint stopped at the closing tag, which it leaves out, so all
         // of it is the answer.
-        ("<think>t</think><answer>cut <think>off", "t", "cut <think>off"),
+        ("<think>t</think><answer>cut <b>off", "t", "cut <b>off"),
         // Tags that are never closed.
         ("<think>well <answer>so be it</answer>", "well", "so be it"),
         ("<answer>a </ans", "", "a </ans"),
@@ -248,6 +248,26 @@ async fn where_the_last_reply_does_not_come_in_time_the_one_before_is_the_answer
         assert_eq!(said, "half way", "{text}");
         assert_eq!(choice["prompt_r1"]["finish_reason"], "deadline", "{text}");
     }
+}
+
+#[tokio::test]
+async fn an_answer_with_pieces_of_tags_is_not_given() {
+    let written = "<answer>another question</answer</answer</interaction</interaction>";
+    let upstream = Loopback::answering(|_| Script::reply("the reply")).await;
+    let server = Setup::turns([written]).start(&upstream).await;
+    let (status, body) = server.json(CHAT, request(false)).await;
+    let choice = &body["choices"][0];
+    assert_eq!((status, &choice["message"]["content"]), (200, &json!("the reply")), "{body}");
+    assert_eq!(choice["prompt_r1"]["finish_reason"], "malformed");
+    assert_eq!(choice["prompt_r1"]["answer_source"], "large_model");
+    // What was streamed cannot be taken back, so no other answer follows it.
+    let (status, code, said) = outcome(Setup::turns([written]), &upstream, true).await;
+    assert_eq!((status, &*code, &*said), (200, "malformed_answer", "another question"));
+    assert_eq!(upstream.requests().len(), 1);
+    // Without its beginning there is nothing to take back.
+    let server = Setup::turns(["<answer></answer</answer>"]).start(&upstream).await;
+    let (chunks, done) = events(&server.ask(CHAT, request(true)).await.text().await.unwrap());
+    assert_eq!((&*joined(&chunks, "content"), done), ("the reply", true));
 }
 
 /// The result of a request: its status, its error code, and the text before it.

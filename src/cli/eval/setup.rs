@@ -308,13 +308,14 @@ impl<'a> Setup<'a> {
         policy: &'b ArmPolicy,
         large_model: &'b IdentifiedModel,
     ) -> PolicySetup<'b> {
+        let sampling = policy.protocol.settings().sampling(self.config.policy.sampling);
         PolicySetup {
             name: &spec.name,
             policy: (Arc::clone(&policy.policy), &policy.identity),
             large_model: (Arc::clone(&large_model.0), &large_model.1),
             protocol: Arc::clone(&policy.protocol),
             limits: self.config.episode.clone(),
-            sampling: self.config.policy.sampling.of_seed(0),
+            sampling: sampling.of_seed(0),
         }
     }
 

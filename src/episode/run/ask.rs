@@ -80,7 +80,7 @@ impl Run<'_> {
                     (None, again) => self.prompt(&again.unwrap_or_default())?,
                 };
                 let text = reply.message.as_text();
-                self.exchanges.extend([message, ChatMessage::text("assistant", text.clone())]);
+                self.exchanged(message, &text);
                 self.replies.insert(key, text);
                 reply
             }

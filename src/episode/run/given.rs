@@ -4,7 +4,6 @@ use std::ops::ControlFlow;
 
 use tokio::time::timeout_at;
 
-use crate::chat::ChatMessage;
 use crate::compute;
 use crate::large_model::Reply;
 use crate::policy::PolicySession;
@@ -72,7 +71,7 @@ impl Run<'_> {
         };
         let message = self.prompt(&prompt)?;
         let sent = Some(message.as_text()).filter(|sent| sent != written);
-        self.exchanges.extend([message, ChatMessage::text("assistant", reply)]);
+        self.exchanged(message, reply);
         self.replies.insert(key, reply.to_owned());
         self.announce(false, reply.to_owned()).await?;
         let observation = Observation {

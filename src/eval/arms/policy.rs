@@ -51,7 +51,9 @@ pub struct PolicySetup<'a> {
 impl PolicyArm {
     /// An arm of this setup.
     pub fn new(setup: PolicySetup<'_>) -> Self {
-        let PolicySetup { name, policy, large_model, protocol, limits, sampling } = setup;
+        let PolicySetup { name, policy, large_model, protocol, mut limits, sampling } = setup;
+        // As episodes are run, so that an identity says what was measured.
+        limits.observation_chars = protocol.settings().observation_chars(limits.observation_chars);
         let identity = json!({
             "policy": policy.1,
             "large_model": large_model.1,
@@ -70,7 +72,7 @@ impl PolicyArm {
     pub fn first_prompt(mut setup: PolicySetup<'_>) -> Self {
         let turns = setup.limits.max_turns;
         setup.limits.max_turns = 1;
-        // The reply is the answer of last resort; without one, a last prompt is not sent.
+        // The reply is the answer of last resort; without fallback, a last prompt is not sent.
         setup.limits.fallback = true;
         let arm = Self::new(setup);
         let identity = format!("first prompt of {turns} {}", arm.identity);
@@ -95,6 +97,7 @@ impl Arm for PolicyArm {
         let request = EpisodeRequest {
             limits: self.limits.clone(),
             shown_turns: self.shown_turns,
+            takes_any_reply: self.shown_turns.is_some(),
             ..EpisodeRequest::new(task.question.clone(), sampling)
         };
         let participants = Participants {

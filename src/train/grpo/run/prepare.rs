@@ -47,7 +47,8 @@ pub(super) fn prepare<'c>(
         TaskConfig::World { world, .. } => world.clone(),
         TaskConfig::File { .. } => WorldConfig::default(),
     };
-    let start = Start::prepare(&config.model, folder, &world, config.seed)?;
+    let start = Start::prepare(&config.model, folder, &world, config.seed)?
+        .showing(config.limits.observation_chars);
     summary.device.clone_from(&start.device);
     let data: Vec<&PathBuf> = match &config.tasks {
         TaskConfig::File { path, eval_path, .. } => [path].into_iter().chain(eval_path).collect(),
