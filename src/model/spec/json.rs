@@ -136,17 +136,13 @@ impl Spec {
             [id] => json!(id),
             ids => json!(ids),
         };
-        let activation = match self.gate {
-            Gate::Silu => "silu",
-            Gate::GeluTanh => "gelu_pytorch_tanh",
-        };
         let value = json!({
             "architectures": [self.family.architecture()],
             "attention_dropout": 0.0,
             "bos_token_id": self.token_ids.bos,
             "eos_token_id": eos,
             "head_dim": self.head_dim,
-            (self.family.activation_key()): activation,
+            (self.family.activation_key()): self.gate.name(),
             "hidden_size": self.hidden_size,
             "intermediate_size": self.intermediate_size,
             "max_position_embeddings": self.max_position_embeddings,

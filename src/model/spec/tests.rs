@@ -79,6 +79,35 @@ fn numbers_are_written_in_the_types_of_transformers() {
     }
 }
 
+/// GGUF files have no settings for these: readers take them from the architecture.
+#[test]
+fn what_a_gguf_file_cannot_describe_is_refused() {
+    for (kind, changes, said) in [
+        ("llama", json!({"hidden_act": "gelu_pytorch_tanh"}), "`gelu_pytorch_tanh`"),
+        ("mistral", json!({"hidden_act": "gelu_new", "sliding_window": null}), "`silu`"),
+        ("qwen2", json!({"hidden_act": "gelu_pytorch_tanh"}), "`gelu_pytorch_tanh`"),
+        ("gemma3_text", json!({"hidden_activation": "silu"}), "`silu`"),
+        ("qwen3", json!({"attention_bias": true}), "biases"),
+    ] {
+        let error = read(kind, changes.clone()).to_gguf().unwrap_err();
+        assert!(error.contains(said), "{kind} {changes}: {error}");
+    }
+    for family in Family::ALL {
+        let window = (family == Family::Gemma3).then_some(9);
+        let plain = read(family.model_type(), json!({"sliding_window": window}));
+        assert_eq!(plain.to_gguf().err(), None, "{family:?}");
+        for changed in [
+            Spec { norm_offset: 0.5, ..plain.clone() },
+            Spec { qk_norm: !plain.qk_norm, ..plain.clone() },
+            Spec { post_norms: !plain.post_norms, ..plain.clone() },
+            Spec { scaled_embeddings: !plain.scaled_embeddings, ..plain.clone() },
+        ] {
+            let error = changed.to_gguf().unwrap_err();
+            assert!(error.contains("norms or embeddings"), "{family:?}: {error}");
+        }
+    }
+}
+
 #[test]
 fn families_have_their_defaults() {
     let spec = read("qwen3", json!({}));
