@@ -115,6 +115,10 @@ fn families_have_their_defaults() {
     let spec = read("qwen2", json!({}));
     assert_eq!((spec.head_dim, spec.qk_norm, spec.qkv_bias), (4, false, true));
     assert!(!spec.output_bias && windows(&spec) == [None; 4]);
+    // Code for something else than the model.
+    let map = json!({"AutoTokenizer": ["tokenization.My", null]});
+    let changes = json!({"architectures": ["Qwen2ForCausalLM"], "auto_map": map});
+    assert_eq!(read("qwen2", changes), spec);
     let spec = read("llama", json!({"num_key_value_heads": null}));
     assert_eq!((spec.num_key_value_heads, spec.tie_word_embeddings), (4, false));
     assert_eq!(windows(&read("mistral", json!({}))), [Some(4096); 4]);
@@ -173,6 +177,14 @@ fn what_is_not_honoured_is_named() {
         ("llama", json!({"rope_scaling": {"type": "linear", "factor": 0}}), "`factor` 0"),
         ("llama", json!({"rope_theta": -1}), "`rope_theta` -1"),
         ("llama", json!({"rope_interleaved": true}), "`rope_interleaved` true"),
+        (
+            "llama",
+            json!({"architectures": ["LlamaForSequenceClassification"]}),
+            "`LlamaForCausalLM`",
+        ),
+        ("llama", json!({"architectures": ["LlamaForCausalLM", "Other"]}), "names \"Other\""),
+        ("llama", json!({"architectures": "Other"}), "names \"Other\""),
+        ("qwen2", json!({"auto_map": {"AutoModelForCausalLM": "modeling.My"}}), "\"modeling.My\""),
         ("gemma3_text", json!({"final_logit_softcapping": 30.0}), "`final_logit_softcapping` 30"),
         ("gemma3_text", json!({"use_bidirectional_attention": true}), "`use_bidirectional_att"),
         ("gemma3_text", json!({"layer_types": ["full_attention"]}), "`layer_types`"),
