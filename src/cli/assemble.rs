@@ -250,7 +250,7 @@ async fn token_policies(
     let text = Arc::new(policy_text(engine, path, config.adapter.as_deref(), &adapters)?);
     let choice = EngineChoice::resolve(engine, config, path);
     if engine == PolicyEngine::Auto {
-        tracing::info!(engine = choice.name(), reason = choice.reason, "the engine is chosen");
+        tracing::info!(engine = choice.name(), reason = %choice.reason, "the engine is chosen");
     }
     let mut servers = None;
     let engines: Vec<Arc<dyn Engine>> = match choice.engine {
