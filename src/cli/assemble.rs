@@ -177,12 +177,9 @@ pub async fn local_policies(
     let base = base_of(&path)?;
     let name = Some(config.model_name());
     let config = PolicyConfig { name, adapter: Some(path), ..config.clone() };
-    let found = hub::resolve(&base).await.with_context(|| {
-        reason!(
-            "cannot find the base `{base}` of the adapter `{named}`";
-            hint: "name it with `--policy`, and the adapter with `--adapter`"
-        )
-    })?;
+    let found = hub::resolve(&base).await;
+    let found =
+        found.with_context(|| format!("cannot find the base `{base}` of the adapter `{named}`"))?;
     token_policies(&config, engine, &found).await
 }
 
@@ -221,6 +218,18 @@ fn base_of(adapter: &Path) -> anyhow::Result<String> {
     if beside.exists() {
         return Ok(beside.display().to_string());
     }
+    if !Path::new(named).exists() && !hub::is_hub_name(named) {
+        let readme = adapter.join("README.md");
+        let way = match readme.is_file() {
+            true => format!(" (`{}` may say how to get it)", readme.display()),
+            false => String::new(),
+        };
+        return Err(reason!(
+            "the adapter `{}` needs its base, `{named}`, which is not there", adapter.display();
+            hint: "put it into that folder{way}, or name it with `--policy`, and the adapter with `--adapter`"
+        )
+        .into());
+    }
     let revision = settings["revision"].as_str().filter(|&revision| revision != "main");
     if let Some(revision) = revision.filter(|_| !Path::new(named).exists()) {
         return Err(reason!(
@@ -251,7 +260,7 @@ async fn token_policies(
     let text = Arc::new(policy_text(engine, path, config.adapter.as_deref(), &adapters)?);
     let choice = EngineChoice::resolve(engine, config, path);
     if engine == PolicyEngine::Auto {
-        tracing::info!(engine = choice.name(), reason = choice.reason, "the engine is chosen");
+        tracing::info!(engine = choice.name(), reason = %choice.reason, "the engine is chosen");
     }
     if config.adapter.is_none()
         && let Some(first) = config.adapters.keys().next()

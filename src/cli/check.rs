@@ -11,6 +11,7 @@ use crate::dataset::data_files;
 use crate::engine::tokens::config::{IdentityCheck, TokensConfig};
 use crate::environment::OpenEpisodesConfig;
 use crate::eval::arms::Method;
+use crate::gguf::Gguf;
 use crate::tokenization::ChatTokenizer;
 use crate::train::config::StartConfig;
 use crate::train::grpo::TaskConfig;
@@ -29,7 +30,7 @@ mod references;
 
 #[derive(Debug, Args)]
 pub struct CheckArgs {
-    /// Configuration file
+    /// Configuration file; or a model, a folder or a `.gguf` file, to check as the policy
     #[arg(value_name = "FILE")]
     config: PathBuf,
     /// The command that the file is for; detected by its keys if it is not given
@@ -68,6 +69,9 @@ impl ConfigCommand {
 
 /// Runs `server check`.
 pub fn run(args: CheckArgs) -> Result<(), Failure> {
+    if args.command.is_none() && is_model(&args.config) {
+        return check_alone(&args);
+    }
     let file = ConfigFile::read(&args.config)?;
     let command = args.command.map_or_else(|| ConfigCommand::detect(&file), Ok)?;
     let (printed, forecast) = match command {
@@ -121,11 +125,35 @@ pub fn run(args: CheckArgs) -> Result<(), Failure> {
             (toml::to_string_pretty(&config), forecast::eval(&config)?)
         }
     };
+    print_result(&args, printed, forecast)
+}
+
+/// Whether there is no configuration at `path`, but a model.
+fn is_model(path: &Path) -> bool {
+    path.is_dir() || (path.is_file() && Gguf::is_path(path))
+}
+
+/// Checks a model as the policy of a server that is configured by nothing else.
+fn check_alone(args: &CheckArgs) -> Result<(), Failure> {
+    let (model, engine) = (args.config.display().to_string(), PolicyEngine::Auto);
+    let policy =
+        PolicyConfig { model: Some(model), engine: Some(engine), ..PolicyConfig::default() };
+    check_policy(&policy)?;
+    let config = Config { policy, ..Config::default() };
+    print_result(args, toml::to_string_pretty(&config), engines(&config))
+}
+
+/// Prints that what was checked is valid with these lines, or else the configuration in full.
+fn print_result(
+    args: &CheckArgs,
+    printed: Result<String, toml::ser::Error>,
+    lines: Vec<String>,
+) -> Result<(), Failure> {
     if args.print {
         return Ok(print(printed.map_err(anyhow::Error::from)?)?);
     }
     print_line(format_args!("`{}` is valid", args.config.display()))?;
-    for line in forecast {
+    for line in lines {
         print_line(format_args!("  {line}"))?;
     }
     Ok(())
@@ -169,7 +197,7 @@ fn token_servers(table: &str, tokens: &TokensConfig) -> String {
 }
 
 /// Fails if the model of a run cannot be loaded, as far as that shows without its weights.
-fn model_is_there(config: &StartConfig, is_policy: bool) -> Result<(), Failure> {
+pub(super) fn model_is_there(config: &StartConfig, is_policy: bool) -> Result<(), Failure> {
     let named = config.path.as_ref().filter(|path| !path.exists()).and_then(|path| path.to_str());
     if named.is_some_and(hub::is_hub_name) {
         return Ok(());

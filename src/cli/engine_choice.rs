@@ -5,7 +5,7 @@ use std::path::Path;
 use crate::config::{PolicyConfig, PolicyEngine};
 #[cfg(feature = "mistralrs")]
 use crate::engine::mistralrs::{check_settings, check_weights, has_gpu};
-use crate::hint::Reason;
+use crate::hint::{Hint, Reason};
 use crate::model::{Adapter, DeviceChoice, Spec};
 
 /// A GPU is chosen for mistral.rs alone.
@@ -30,7 +30,7 @@ pub struct EngineChoice {
     /// `native` or `mistralrs`.
     pub engine: PolicyEngine,
     /// The reason, to be read after "because".
-    pub reason: String,
+    pub reason: Reason,
 }
 
 impl EngineChoice {
@@ -38,7 +38,7 @@ impl EngineChoice {
     pub fn resolve(engine: PolicyEngine, config: &PolicyConfig, path: &Path) -> Self {
         match engine {
             PolicyEngine::Auto => Self::of(config, path),
-            engine => Self { engine, reason: "the configuration names it".to_owned() },
+            engine => Self { engine, reason: "the configuration names it".into() },
         }
     }
 
@@ -48,16 +48,14 @@ impl EngineChoice {
     pub fn of(config: &PolicyConfig, path: &Path) -> Self {
         let has_adapters = config.adapter.is_some() || !config.adapters.is_empty();
         if has_adapters || Adapter::is_adapter_only(path) {
-            let reason = "it serves adapters".to_owned();
+            let reason = "it serves adapters".into();
             return Self { engine: PolicyEngine::Native, reason };
         }
         let may_use_gpu = config.device != DeviceChoice::Cpu && !config.mistralrs.force_cpu;
         Self::from(
             may_use_gpu && has_gpu(),
             config.device,
-            Spec::load(path)
-                .map(|spec| spec.family.model_type())
-                .map_err(|error| error.to_string()),
+            Spec::load(path).map(|spec| spec.family.model_type()).map_err(|error| error.reason()),
             check_settings(path),
         )
     }
@@ -65,26 +63,28 @@ impl EngineChoice {
     fn from(
         has_gpu: bool,
         device: DeviceChoice,
-        known: Result<&str, String>,
+        known: Result<&str, Reason>,
         for_mistralrs: Result<(), Reason>,
     ) -> Self {
-        let choice = |engine, reason: String| Self { engine, reason };
+        let choice = |engine, reason: Reason| Self { engine, reason };
         let ignored = for_mistralrs.err().filter(|_| has_gpu);
         match (device, known, ignored) {
             // The device of the native engine was set.
             (DeviceChoice::Cuda(_), Ok(kind), _) => choice(
                 PolicyEngine::Native,
-                format!("it supports `{kind}` models, and `policy.device` names its device"),
+                format!("it supports `{kind}` models, and `policy.device` names its device").into(),
             ),
             (_, Ok(kind), Some(ignored)) => {
-                choice(PolicyEngine::Native, format!("it supports `{kind}` models, and {ignored}"))
+                let text = format!("it supports `{kind}` models, and {ignored}");
+                choice(PolicyEngine::Native, text.into())
             }
             _ if has_gpu => choice(PolicyEngine::MistralRs, "there is a GPU".into()),
             (_, Ok(kind), None) => {
-                choice(PolicyEngine::Native, format!("it supports `{kind}` models"))
+                choice(PolicyEngine::Native, format!("it supports `{kind}` models").into())
             }
             (_, Err(error), _) => {
-                choice(PolicyEngine::MistralRs, format!("`native` cannot run it: {error}"))
+                let because = |text: &str| format!("`native` cannot run it: {text}");
+                choice(PolicyEngine::MistralRs, error.map_text(because))
             }
         }
     }
@@ -110,12 +110,17 @@ impl EngineChoice {
 
     /// The error that this build lacks mistral.rs, which the model at `path` needs.
     pub(super) fn not_built(&self, path: &Path) -> Reason {
-        reason!(
+        let reason = reason!(
             "`{}` needs the engine `mistralrs`, because {}; this program was built without it",
             path.display(),
             self.reason;
             hint: "build it without `--no-default-features`"
-        )
+        );
+        // What is wrong with a model is better mended.
+        match &self.reason.hint {
+            Some(hint) => reason.with_hint(hint.clone()),
+            None => reason,
+        }
     }
 
     /// The engine's name in configurations.
@@ -134,7 +139,7 @@ mod tests {
     #[test]
     fn native_runs_what_it_knows_on_a_cpu() {
         let known = || Ok("llama");
-        let unknown = || Err("`general.architecture`: `mamba` is not supported".to_owned());
+        let unknown = || Err("`general.architecture`: `mamba` is not supported".into());
         let read = || Ok(());
         let ignored = || Err(Reason::from("mistral.rs ignores `rope_scaling`"));
         for (has_gpu, device, known, for_mistralrs, engine, reason) in [
@@ -150,17 +155,24 @@ mod tests {
         ] {
             let choice = EngineChoice::from(has_gpu, device, known, for_mistralrs);
             assert_eq!(choice.engine, engine, "{has_gpu} {device:?}");
-            assert!(choice.reason.contains(reason), "{choice:?}");
+            assert!(choice.reason.text.contains(reason), "{choice:?}");
         }
     }
 
     #[test]
     fn a_build_without_the_engine_says_why_it_is_needed() {
-        let unknown = Err("`general.architecture`: `mamba` is not supported".to_owned());
-        let choice = EngineChoice::from(false, DeviceChoice::Auto, unknown, Ok(()));
-        let reason = choice.not_built(Path::new("a.gguf"));
-        for said in ["`a.gguf`", "`mistralrs`", "`mamba` is not supported"] {
-            assert!(reason.text.contains(said), "{reason}");
+        let unknown = Reason::from("`general.architecture`: `mamba` is not supported");
+        let misspelt = reason!("`llama.rope.freq_bas`: not known"; hint: "correct it");
+        for (error, said, hint) in [
+            (unknown, "`mamba` is not supported", "build it without"),
+            (misspelt, "`llama.rope.freq_bas`", "correct it"),
+        ] {
+            let choice = EngineChoice::from(false, DeviceChoice::Auto, Err(error), Ok(()));
+            let reason = choice.not_built(Path::new("a.gguf"));
+            for said in ["`a.gguf`", "`mistralrs`", said] {
+                assert!(reason.text.contains(said), "{reason}");
+            }
+            assert!(reason.hint().unwrap_or_default().starts_with(hint), "{reason:?}");
         }
     }
 }

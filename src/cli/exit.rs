@@ -60,17 +60,28 @@ pub fn report(result: Result<(), Failure>) -> ExitCode {
 
 /// A line for the error, one for each cause, and one for each hint.
 fn rendered(error: &anyhow::Error) -> String {
-    let mut text = format!("error: {error}\n");
-    for cause in error.chain().skip(1) {
-        // Many errors repeat their cause in their own text.
-        if !error.to_string().contains(&cause.to_string()) {
-            let _ = writeln!(text, "caused by: {cause}");
-        }
+    let mut texts = causes(error).into_iter();
+    let mut text = format!("error: {}\n", texts.next().unwrap_or_default());
+    for cause in texts {
+        let _ = writeln!(text, "caused by: {cause}");
     }
     for hint in hints(error) {
         let _ = writeln!(text, "hint: {hint}");
     }
     text
+}
+
+/// The texts of an error and its causes, the outermost first. Many errors have that of their cause
+/// in their own: it is not repeated.
+pub(super) fn causes(error: &anyhow::Error) -> Vec<String> {
+    let mut texts: Vec<String> = Vec::new();
+    for cause in error.chain() {
+        let text = cause.to_string();
+        if !texts.iter().any(|said| said.contains(&text)) {
+            texts.push(text);
+        }
+    }
+    texts
 }
 
 /// The hints of an error and its causes, each once, the outermost first.
@@ -135,5 +146,13 @@ mod tests {
         assert_eq!(rendered(&error), expected);
         let plain = anyhow::anyhow!("no more").context("no start");
         assert_eq!(rendered(&plain), "error: no start\ncaused by: no more\n");
+    }
+
+    #[test]
+    fn a_cause_in_the_text_of_another_is_not_repeated() {
+        let source = std::io::Error::from(std::io::ErrorKind::NotFound);
+        let read = ConfigError::Read { path: "a".to_owned(), source };
+        let said = format!("error: no start\ncaused by: {read}\n");
+        assert_eq!(rendered(&anyhow::Error::from(read).context("no start")), said);
     }
 }

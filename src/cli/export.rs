@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
-use clap::{Args, ValueEnum};
+use clap::{ArgGroup, Args, ValueEnum};
 
 use crate::config::name_of_model;
 use crate::gguf::Entry;
@@ -19,6 +19,7 @@ use super::telemetry::Telemetry;
 use super::{Failure, hub};
 
 #[derive(Debug, Args)]
+#[command(group(ArgGroup::new("output").args(["out", "gguf"]).required(true).multiple(true)))]
 pub struct ExportArgs {
     /// A folder, a `.gguf` file, a Hugging Face id, or `ID:FILE.gguf`
     model: String,
@@ -26,17 +27,17 @@ pub struct ExportArgs {
     #[arg(long, value_name = "FOLDER")]
     adapter: Option<PathBuf>,
     /// Write a folder with safetensors, tokenizer and chat template; it must be new or empty
-    #[arg(long, value_name = "FOLDER", required_unless_present = "gguf")]
+    #[arg(long, value_name = "FOLDER")]
     out: Option<PathBuf>,
     /// Write a GGUF file, as llama.cpp and Ollama read it
     #[arg(long, value_name = "FILE")]
     gguf: Option<PathBuf>,
-    /// The type of the weights in the GGUF file
-    #[arg(long = "type", value_name = "TYPE", default_value = "f16", requires = "gguf")]
-    kind: Kind,
+    /// The type of the weights in the GGUF file (default: f16)
+    #[arg(long = "type", value_name = "TYPE")]
+    kind: Option<Kind>,
     /// Write the tokenizer for servers that receive token ids (`policy.engine = "tokens"`): rules
     /// for splitting texts are left out where GGUF files cannot express them
-    #[arg(long, requires = "gguf")]
+    #[arg(long)]
     ids_only: bool,
 }
 
@@ -99,7 +100,7 @@ pub fn run(args: ExportArgs) -> Result<(), Failure> {
         let settings = gguf_entries(&path, &start.text, spec.vocab_size, wanted);
         let mut settings = settings.map_err(anyhow::Error::from)?;
         settings.push(("general.name".into(), Entry::Text(name_of_model(&args.model).to_owned())));
-        let kind = match args.kind {
+        let kind = match args.kind.unwrap_or(Kind::F16) {
             Kind::F32 => GgufType::F32,
             Kind::F16 => GgufType::F16,
             Kind::Q8_0 => GgufType::Q8_0,
@@ -147,6 +148,15 @@ fn unwritten(path: &Path, error: anyhow::Error) -> anyhow::Error {
 impl ExportArgs {
     /// Fails if something would be overwritten, or the outputs would be ambiguous.
     fn check(&self) -> anyhow::Result<()> {
+        let flags = [("--type", self.kind.is_some()), ("--ids-only", self.ids_only)];
+        let given = flags.into_iter().find(|(_, is_given)| *is_given);
+        if let (None, Some((flag, _))) = (&self.gguf, given) {
+            return Err(reason!(
+                "`{flag}` is about a GGUF file, but `--gguf` names none";
+                hint: "add `--gguf FILE`, or leave `{flag}` out"
+            )
+            .into());
+        }
         let is_taken = |folder: &Path| {
             folder.is_file() || std::fs::read_dir(folder).is_ok_and(|mut all| all.next().is_some())
         };

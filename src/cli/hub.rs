@@ -13,6 +13,8 @@ mod download;
 mod files;
 
 use crate::hint::Reason;
+
+use super::exit::causes;
 use download::download;
 use files::{FOUND_BY, INDEX, Listing, has_text, is_complete, shards};
 
@@ -88,7 +90,7 @@ async fn find(model: &str, wanted: FileSelection) -> anyhow::Result<PathBuf> {
     }
     match (fetch(&cache, named, wanted).await, cached) {
         (Err(HubError::Unreachable(reason)), Some(path)) => {
-            let reason = format!("{reason:#}");
+            let reason = causes(&reason).join(": ");
             tracing::warn!(model, reason, "the hub cannot be reached: using what is in the cache");
             Ok(path)
         }
@@ -194,7 +196,7 @@ async fn fetch(
     let api = api.build().map_err(failed)?;
     let main = Repo::model(model.to_owned());
     let info = tokio::time::timeout(TIMEOUT, api.repo(main.clone()).info()).await;
-    let info = info.map_err(|_| unreachable(model, anyhow::anyhow!("it does not answer")))?;
+    let info = info.map_err(|_| unreachable(model, "it does not answer".to_owned()))?;
     let info = info.map_err(failed)?;
     check_revision(&info.sha).map_err(|reason| refused(model, reason))?;
     let names = info.siblings.iter().map(|file| file.rfilename.as_str());
@@ -247,11 +249,18 @@ fn refused(model: &str, reason: Reason) -> HubError {
     HubError::Refused(reason.map_text(|text| format!("`{model}` cannot be used: {text}")).into())
 }
 
-fn unreachable(model: &str, cause: anyhow::Error) -> HubError {
-    HubError::Unreachable(cause.context(reason!(
-        "cannot fetch `{model}` from the Hugging Face hub";
-        hint: "check the network, or give a local folder; what was fetched so far is kept"
-    )))
+/// What to do where the hub cannot be reached.
+const NETWORK: &str = "check the network, or give a local folder; what was fetched so far is kept";
+
+/// What to do where another server answers.
+const NO_HUB: &str = "what answered is not the hub: is it a page to sign in to the network, or a wrong `HF_ENDPOINT`?";
+
+fn unreachable(model: &str, cause: String) -> HubError {
+    HubError::Unreachable(anyhow::Error::msg(cause).context(not_fetched(model, NETWORK)))
+}
+
+fn not_fetched(model: &str, hint: &'static str) -> Reason {
+    Reason::from(format!("cannot fetch `{model}` from the Hugging Face hub")).with_hint(hint)
 }
 
 /// Explains an error of the hub's client to the user who named `model`.
@@ -260,22 +269,38 @@ fn explain(model: &str, error: ApiError) -> HubError {
         ApiError::RequestError(error) => error.status().map(|status| status.as_u16()),
         _ => None,
     };
-    let hint = match (&error, status) {
-        (_, Some(401 | 403)) => {
-            "check the id; if it is private or gated, accept its terms on its page and set `HF_TOKEN` to a token that may read it"
+    let (is_refused, hint) = match (&error, status) {
+        (_, Some(401 | 403)) => (
+            true,
+            "check the id; if it is private or gated, accept its terms on its page and set `HF_TOKEN` to a token that may read it",
+        ),
+        (_, Some(429)) => (
+            false,
+            "the hub limits how often it is asked: wait some minutes, or set `HF_TOKEN`; what was fetched so far is kept",
+        ),
+        (_, Some(400..=499)) => (true, "check the id"),
+        (_, Some(500..)) => {
+            (false, "the hub has a fault: try again later; what was fetched so far is kept")
         }
-        (_, Some(400..=428 | 430..=499)) => "check the id",
         (ApiError::LockAcquisition(_), _) => {
-            "another process is fetching it: start again when that is done"
+            (true, "another process is fetching it: start again when that is done")
         }
-        (ApiError::IoError(_), _) => {
-            "check that `HF_HOME` (default: ~/.cache/huggingface) can be written and the disk is not full"
-        }
-        (ApiError::InvalidHeaderValue(_), _) => "check `HF_TOKEN`",
-        _ => return unreachable(model, error.into()),
+        (ApiError::IoError(_), _) => (
+            true,
+            "check that `HF_HOME` (default: ~/.cache/huggingface) can be written and the disk is not full",
+        ),
+        (ApiError::InvalidHeaderValue(_), _) => (true, "check `HF_TOKEN`"),
+        (ApiError::RequestError(error), _) if is_no_json(error) => (false, NO_HUB),
+        (ApiError::MissingHeader(_) | ApiError::InvalidHeader(_), _) => (false, NO_HUB),
+        _ => (false, NETWORK),
     };
-    let reason = reason!("cannot fetch `{model}` from the Hugging Face hub"; hint: "{hint}");
-    HubError::Refused(anyhow::Error::from(error).context(reason))
+    let error = anyhow::Error::from(error).context(not_fetched(model, hint));
+    if is_refused { HubError::Refused(error) } else { HubError::Unreachable(error) }
+}
+
+/// Whether a response could be read, but not as JSON.
+fn is_no_json(error: &(dyn std::error::Error + 'static)) -> bool {
+    error.source().is_some_and(|source| source.is::<serde_json::Error>())
 }
 
 #[cfg(test)]

@@ -80,7 +80,7 @@ enum Command {
     Eval(eval::EvalArgs),
     /// Show training runs and evaluations on a web page
     Runs(runs::RunsArgs),
-    /// Check a configuration file
+    /// Check a configuration file, or a model
     Check(check::CheckArgs),
     /// Report whether a server is ready
     Health(health::HealthArgs),

@@ -21,6 +21,7 @@ use crate::http::{self, App, AppHandle, Canary, Metrics, Served, Serving, Tls};
 use crate::record::{Archive, Recorder};
 
 use super::assemble::{Assembly, LoadedPolicy, assemble};
+use super::exit::causes;
 use super::pid_file::PidFile;
 use super::signals::{Signals, stop_signal};
 use super::telemetry::Telemetry;
@@ -187,7 +188,7 @@ impl Reloads {
                     None
                 }
                 Err(error) => {
-                    let reason = format!("{error:#}");
+                    let reason = causes(error).join(": ");
                     tracing::error!(reason, "cannot reload; the old configuration stays in use");
                     Some(reason)
                 }

@@ -23,6 +23,7 @@ use crate::train::progress::Progress;
 use crate::train::sft::{SftConfig, run_sft};
 
 use super::assemble::local_model;
+use super::check::model_is_there;
 use super::checksum::checksum;
 use super::model_check::declared_context;
 use super::output::print_line;
@@ -101,6 +102,8 @@ pub fn run(args: TrainArgs) -> Result<(), Failure> {
             let mut config: SftConfig = read_toml(&args.config)?;
             args.apply(&mut config.seed, &mut config.output);
             find(&mut config.model)?;
+            // Before the folder of the run is made.
+            model_is_there(&config.model, false)?;
             args.show(&config.output)?;
             let model = run_sft(&config, args.resume(), &mut Bar::new()?)?;
             print_line(model.display())?;
@@ -109,6 +112,7 @@ pub fn run(args: TrainArgs) -> Result<(), Failure> {
             let mut config = grpo_config(&ConfigFile::read(&args.config)?)?;
             args.apply(&mut config.seed, &mut config.output);
             find(&mut config.model)?;
+            model_is_there(&config.model, true)?;
             args.show(&config.output)?;
             let servers = config.tokens.as_ref().map(|tokens| servers(tokens, &config.model));
             let judge = config.judge.as_ref().and_then(|judge| judge.large_model.as_ref());

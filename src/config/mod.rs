@@ -97,7 +97,7 @@ impl Default for Config {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LocalModelConfig {
-    /// A folder with safetensors, or a `.gguf` file.
+    /// A folder with safetensors, a `.gguf` file, or the id of a model on the Hugging Face hub.
     pub path: PathBuf,
     /// Fields of calls that do not set them: `temperature` (0 where neither does), `top_p` (1),
     /// `seed`, `max_tokens` (what the context leaves, 4,096 at most).

@@ -1,7 +1,7 @@
 //! What flags and environment variables change about a configuration.
 
 use std::convert::Infallible;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use reqwest::Url;
@@ -33,7 +33,8 @@ pub struct Overrides {
     /// The large model: its id at that URL, or the name of a configured one
     #[arg(long, value_name = "ID", env = "PROMPT_R1_LARGE_MODEL")]
     pub large_model: Option<String>,
-    /// A large model to run in this process: a folder or a `.gguf` file
+    /// A large model to run in this process: a folder, a `.gguf` file, a Hugging Face id, or
+    /// `ID:FILE.gguf`
     #[arg(
         long,
         value_name = "PATH",
@@ -59,15 +60,22 @@ pub struct NamedAdapter {
 impl FromStr for NamedAdapter {
     type Err = Infallible;
 
-    /// A folder with `=` in its own name is written with its parent, such as `./a=b`.
+    /// A folder with `=` in its path is written from the root, from `./`, or exists; a name is
+    /// checked with those of the configuration.
     fn from_str(text: &str) -> Result<Self, Infallible> {
         Ok(match text.split_once('=') {
-            Some((name, folder)) if is_adapter_name(name) => {
+            Some((name, folder)) if is_adapter_name(name) || !is_folder(text) => {
                 Self { name: Some(name.to_owned()), folder: folder.into() }
             }
             _ => Self { name: None, folder: text.into() },
         })
     }
+}
+
+/// Whether a text with `=` can only be meant as a folder.
+fn is_folder(text: &str) -> bool {
+    let path = Path::new(text);
+    path.has_root() || path.starts_with(".") || path.starts_with("..") || path.exists()
 }
 
 impl Overrides {

@@ -1,6 +1,7 @@
 //! Reads a TOML file into a type, with errors that name the key and the line.
 
 use std::borrow::Cow;
+use std::io::ErrorKind;
 use std::path::Path;
 
 use serde::de::DeserializeOwned;
@@ -36,7 +37,12 @@ impl Hint for ConfigError {
     fn hint(&self) -> Option<Cow<'_, str>> {
         match self {
             Self::Invalid { reason, .. } | Self::Setting(reason) => reason.hint(),
-            Self::Read { .. } => None,
+            Self::Read { source, .. } => match source.kind() {
+                ErrorKind::InvalidData | ErrorKind::IsADirectory => {
+                    Some("a configuration is a text file, in TOML; `--policy` names a model".into())
+                }
+                _ => None,
+            },
         }
     }
 }

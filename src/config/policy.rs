@@ -156,6 +156,13 @@ impl PolicyConfig {
                     hint: "set `{table}.model` to a folder, a `.gguf` file or a Hugging Face id"
                 ));
             }
+            (Some(PolicyEngine::Direct), None, _) if self.adapter_key().is_some() => {
+                let key = self.adapter_key().unwrap_or_default();
+                return wrong(reason!(
+                    "`{table}.{key}` is set, but there is no policy: `{table}.model` is not set";
+                    hint: "set `{table}.model` (`--policy`) to the model that the adapter was made for"
+                ));
+            }
             (Some(engine), _, _)
                 if !matches!(engine, PolicyEngine::Auto | PolicyEngine::Native)
                     && self.adapter_key().is_some() =>

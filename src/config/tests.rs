@@ -73,7 +73,8 @@ fn settings_that_cannot_be_are_named() {
             "policy = { model = \"p\", adapters.a = \"a\", engine = \"mistralrs\" }",
             "`policy.adapters` is set, but `policy.engine` is another than `native`",
         ),
-        ("policy = { adapters.a = \"a\" }", "`policy.adapters` is set"),
+        ("policy = { adapters.a = \"a\" }", "`policy.adapters` is set, but there is no policy"),
+        ("policy = { adapter = \"a\" }", "`policy.model` (`--policy`)"),
         ("policy = { engine = \"large_model\", adapters.a = \"a\" }", "merge the adapter with"),
         ("policy = { model = \"p\", adapters.\"a/b\" = \"a\" }", "`a/b` in `policy.adapters`"),
         ("policy = { model = \"p\", adapters.direct = \"a\" }", "`direct` in `policy.adapters`"),
@@ -170,6 +171,9 @@ fn adapters_of_flags() {
     for (flags, said) in [
         (["a=x", "a=y"], "`--adapter` has two folders for `a`"),
         (["x", "y"], "name them, `--adapter NAME=FOLDER`"),
+        (["x", "=y"], "`` in `policy.adapters` cannot be the name"),
+        (["x", "a b/c=y"], "`a b/c` in `policy.adapters` cannot be the name"),
+        (["x", "direct=y"], "`direct` in `policy.adapters` cannot be the name"),
     ] {
         let error = loaded(ENDPOINT, &overrides(&flags)).unwrap_err();
         assert!(error.explained().contains(said), "{error}");

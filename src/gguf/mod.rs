@@ -59,12 +59,20 @@ fn has_mark(path: &Path) -> std::io::Result<bool> {
 }
 
 /// Why a file that begins like this is not what it should be, if it is what a clone without Git LFS
-/// has in the place of a large file.
+/// has in the place of a large file, or a web page.
 fn pointer(start: &[u8]) -> Option<Reason> {
-    start.starts_with(b"version https://git-lfs").then(|| {
-        reason!(
+    if start.starts_with(b"version https://git-lfs") {
+        return Some(reason!(
             "it is a pointer of Git LFS, in the place of the file itself";
             hint: "fetch the file with `git lfs pull`"
+        ));
+    }
+    let text = start.trim_ascii_start();
+    let begins = |tag: &[u8]| text.get(..tag.len()).is_some_and(|it| it.eq_ignore_ascii_case(tag));
+    (begins(b"<!doctype html") || begins(b"<html")).then(|| {
+        reason!(
+            "it is a web page, in the place of the file itself";
+            hint: "download the file; on the Hugging Face hub, its address has `/resolve/` where that of its page has `/blob/`"
         )
     })
 }

@@ -6,6 +6,7 @@ use super::error::ParseError;
 use super::reader::Reader;
 use super::tensor::{TensorInfo, TensorType, unsupported_name};
 use super::value::{ParsedValue, Value};
+use crate::hint::Reason;
 
 /// What a file holds.
 #[derive(Debug)]
@@ -77,10 +78,13 @@ fn check_version(reader: &mut Reader<'_>) -> Result<(), ParseError> {
                 hint: "convert the original model anew, without `--bigendian`"
             )))
         }
-        version => Err(ParseError::Unsupported(reason!(
-            "it is of version {version} of the format; 2 and 3 are supported";
-            hint: "convert the original model anew"
-        ))),
+        version => {
+            let text = format!("it is of version {version} of the format; 2 and 3 are supported");
+            Err(ParseError::Unsupported(Reason::from(text).with_hint(match version {
+                0 | 1 => "convert the original model anew",
+                _ => "take a newer version of this program, or convert the original model with an older converter",
+            })))
+        }
     }
 }
 

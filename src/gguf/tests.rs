@@ -117,7 +117,12 @@ fn what_is_not_supported_is_named() {
         (with(b"GGUF", b"PK\x03\x04"), "does not begin as a GGUF file does"),
         (b"version https://git-lfs.github.com/spec/v1\n".to_vec(), "is a pointer of Git LFS"),
         (version(1), "version 1 of the format; 2 and 3 are supported"),
-        (version(4), "version 4 of the format"),
+        (version(1), "\nhint: convert the original model anew"),
+        (
+            version(99),
+            "version 99 of the format; 2 and 3 are supported\nhint: take a newer version",
+        ),
+        (b"\n<!DOCTYPE html><html>".to_vec(), "it is a web page"),
         (version(3 << 24), "its numbers are big-endian"),
         (part, "one of 3 parts of a model\nhint: join them"),
         (kind(20), "is stored as IQ4_NL, which is not supported\nhint:"),

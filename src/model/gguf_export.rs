@@ -83,7 +83,10 @@ impl Weights {
         let shown = to.display().to_string();
         let invalid = |reason: Reason| ModelError::Invalid { path: shown.clone(), reason };
         let own = spec.to_gguf().map_err(|reason| {
-            invalid(format!("GGUF files cannot hold this model: {reason}").into())
+            invalid(reason!(
+                "GGUF files cannot hold this model: {reason}";
+                hint: "export it as a folder, with `--out`"
+            ))
         })?;
         let mut tensors = Vec::new();
         for tensor in self.gguf_tensors(spec) {

@@ -12,6 +12,9 @@ use super::weights::Weights;
 use crate::gguf::{Gguf, TensorView};
 use crate::hint::Reason;
 
+/// What to do about tensors that are not those of the settings.
+const MISFIT: &str = "its settings and its tensors do not fit: download it again, or convert the original model anew";
+
 /// What converters do to a tensor, to be undone.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Conversion {
@@ -42,8 +45,9 @@ impl<'a> GgufWeights<'a> {
             name == "rope_freqs.weight" || names.values().any(|(known, _)| known == name)
         };
         if let Some((name, _)) = file.tensors().find(|(name, _)| !known(name)) {
-            let reason = format!("holds `{name}`, which this kind of model does not use");
-            return Err(ModelError::Invalid { path: file.path().into(), reason: reason.into() });
+            let text = format!("holds `{name}`, which this kind of model does not use");
+            let reason = Reason::from(text).with_hint(MISFIT);
+            return Err(ModelError::Invalid { path: file.path().into(), reason });
         }
         let weights = Self { file, spec, names };
         for (name, shape) in tensors(spec) {
@@ -112,20 +116,20 @@ impl<'a> GgufWeights<'a> {
         name: &str,
         shape: &[usize],
     ) -> Result<(TensorView<'a>, Conversion), ModelError> {
-        let invalid =
-            |reason: Reason| ModelError::Invalid { path: self.file.path().into(), reason };
-        let Some((name, stored)) = self.names.get(name) else {
-            return Err(invalid(format!("has no place for `{name}`").into()));
+        let invalid = |text: String| ModelError::Invalid {
+            path: self.file.path().into(),
+            reason: Reason::from(text).with_hint(MISFIT),
         };
-        let tensor = self
-            .file
-            .tensor(name)
-            .ok_or_else(|| invalid(format!("has no tensor `{name}`").into()))?;
+        let Some((name, stored)) = self.names.get(name) else {
+            return Err(invalid(format!("has no place for `{name}`")));
+        };
+        let tensor =
+            self.file.tensor(name).ok_or_else(|| invalid(format!("has no tensor `{name}`")))?;
         if tensor.shape != shape {
             let found = &tensor.shape;
-            let reason =
+            let text =
                 format!("`{name}` has shape {found:?}, the file's settings ask for {shape:?}");
-            return Err(invalid(reason.into()));
+            return Err(invalid(text));
         }
         Ok((tensor, *stored))
     }

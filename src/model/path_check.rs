@@ -36,6 +36,12 @@ pub fn misplaced<P: AsRef<Path>>(path: &Path, adapters: &[P]) -> Option<Reason> 
             hint: "give the model that it was made for, and this folder as its `adapter`"
         ));
     }
+    if path.is_dir() && !path.join("config.json").is_file() {
+        return Some(reason!(
+            "`{shown}` holds no `config.json`, so it is not the folder of a model";
+            hint: "give a folder with `config.json`, `tokenizer.json` and safetensors, or a `.gguf` file itself"
+        ));
+    }
     if has_adapter(path) && !adapters.iter().any(|adapter| is_same(adapter.as_ref(), path)) {
         return Some(reason!(
             "`{shown}` also holds an adapter, which is not applied";
@@ -83,7 +89,9 @@ pub(super) fn has_weights(folder: &Path) -> bool {
 pub fn check_adapter(path: &Path) -> Result<(), ModelError> {
     let shown = path.display();
     let has = |name: &str| path.join(name).is_file();
-    let text = if path.is_file() {
+    let text = if !path.exists() {
+        format!("there is no folder `{shown}`")
+    } else if path.is_file() {
         let kind = if Gguf::is_path(path) { "a GGUF file" } else { "a file" };
         format!("`{shown}` is {kind}, not a folder")
     } else if path.is_dir() && !has(ADAPTER_CONFIG) {
@@ -138,6 +146,7 @@ mod tests {
         let both = with("both", &[ADAPTER_CONFIG, TENSORS, "config.json", "model.safetensors"]);
         let old = with("old", &["config.json", "pytorch_model.bin"]);
         let rest = with("rest", &[ADAPTER_CONFIG, "config.json", "model.safetensors"]);
+        let empty = with("empty", &[]);
         let (file, gguf) = (model.join("model.safetensors"), folder.path().join("blob"));
         std::fs::write(&gguf, "GGUF").unwrap();
         let images = folder.path().join("images.gguf");
@@ -158,6 +167,7 @@ mod tests {
             (&both, vec![&adapter], Some("also holds an adapter")),
             (&both, vec![&both], None),
             (&old, vec![], Some("`pytorch_model.bin`")),
+            (&empty, vec![], Some("holds no `config.json`")),
             (&file, vec![], Some("is a file, and no GGUF file")),
         ] {
             let found = misplaced(path, &adapters);
@@ -182,6 +192,7 @@ mod tests {
             ("a.gguf", "is a GGUF file"),
             ("a.safetensors", "is a file"),
             ("empty", "holds no `adapter_config.json`"),
+            ("none", "there is no folder"),
             ("old", "`adapter_model.bin`, which this program does not read"),
         ] {
             let error = check_adapter(&path(name)).unwrap_err();

@@ -144,6 +144,37 @@ fn a_configuration_may_be_a_pipe() {
     assert!(status != 0 && said.contains("`max_turnz`"), "{said}");
 }
 
+#[test]
+fn a_model_is_checked_as_the_policy() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = tiny(folder.path());
+    let file = file.to_str().unwrap();
+    for (model, kind) in [(file, "llama"), ("models/policy", "qwen3")] {
+        let (status, said) = run(&["check", model]);
+        let engine = format!("policy.engine: native, because it supports `{kind}` models");
+        assert!(status == 0 && said.contains(&engine), "{said}");
+    }
+    let (status, said) = run(&["check", folder.path().to_str().unwrap()]);
+    assert!(status != 0 && said.contains("holds no `config.json`"), "{said}");
+    let (status, said) = run(&["serve", "--config", file]);
+    assert!(status != 0 && said.contains("`--policy` names a model"), "{said}");
+}
+
+#[test]
+fn an_adapter_without_its_base_says_what_it_needs() {
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["adapter_config.json", "adapter_model.safetensors", "README.md"] {
+        std::fs::copy(Path::new("models/arithmetic").join(name), folder.path().join(name)).unwrap();
+    }
+    let adapter = folder.path().to_str().unwrap();
+    for args in [&["solve", "x", "--policy", adapter][..], &["check", adapter]] {
+        let (status, said) = run(args);
+        assert!(status != 0 && said.contains("`SmolLM2-135M-Instruct-Q4_1.gguf`"), "{said}");
+        assert!(said.contains("README.md` may say how to get it"), "{said}");
+        assert_eq!(said.matches("hint: ").count(), 1, "{said}");
+    }
+}
+
 /// Copies the files of the policy into a new folder of this name in `folder`, without one of them.
 fn copied(folder: &Path, name: &str, without: &str) -> PathBuf {
     let to = folder.join(name);

@@ -219,7 +219,7 @@ async fn a_download_that_is_cut_is_gone_on_with() {
     let home = TempDir::new().unwrap();
     let (status, text) = solve(ID, &hub.url, home.path(), &[]);
     assert!(
-        status == 1 && text.contains("502") && text.contains("hint: check the network"),
+        status == 1 && text.contains("502") && text.contains("hint: the hub has a fault"),
         "{text}"
     );
     // Half a model is not used.
@@ -255,7 +255,11 @@ async fn a_gguf_file_by_its_name() {
     // Files that arrive damaged are not used, and downloaded again.
     hub.spoil_file(Some(FILE));
     let (status, text) = solve(&named, &hub.url, home.path(), &[]);
-    assert!(status == 1 && text.contains("SHA-256") && text.contains("hint:"), "{text}");
+    assert!(
+        status == 1 && text.contains("SHA-256") && text.contains("hint: it is removed"),
+        "{text}"
+    );
+    assert!(!text.contains("check the network"), "{text}");
     hub.spoil_file(None);
     hub.asked();
     let fetched = episode(solve(&named, &hub.url, home.path(), &[]));
@@ -323,8 +327,8 @@ async fn unusable_repositories_are_reported() {
         ("someone/both", "download it into a folder"),
         ("someone/bad-index", "does not say where its weights are"),
         ("someone/outside", "does not say where its weights are"),
-        ("someone/html", "check the network"),
-        ("someone/busy", "check the network"),
+        ("someone/html", "what answered is not the hub"),
+        ("someone/busy", "limits how often it is asked"),
         ("not-an-id", "a Hugging Face id such as"),
         ("someone/elsewhere", "is `HF_ENDPOINT` a hub?"),
         ("someone/tiny@main", "a revision cannot be given"),
@@ -339,4 +343,5 @@ async fn unusable_repositories_are_reported() {
     assert!(status == 1 && text.contains("`HF_HOME`"), "{text}");
     let (status, text) = solve(ID, "https://127.0.0.1:1", home.path(), &[]);
     assert!(status == 1 && text.contains("check the network"), "{text}");
+    assert_eq!(text.matches("error sending request").count(), 1, "{text}");
 }

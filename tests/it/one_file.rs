@@ -233,7 +233,12 @@ fn exports_that_cannot_be_are_refused_and_leave_nothing() {
         (vec!["export", "models/policy", "--gguf", &path("there.gguf")], "already"),
         (vec!["export", "models/policy", "--out", folder.path().to_str().unwrap()], "not empty"),
         (vec!["export", &path("none"), "--out", &path("new")], "there is no model"),
-        (vec!["export", "models/policy"], "--out"),
+        (vec!["export", "models/policy"], "--out <FOLDER>|--gguf <FILE>"),
+        (
+            vec!["export", "models/policy", "--out", &path("new"), "--type", "f16"],
+            "leave `--type` out",
+        ),
+        (vec!["export", "models/policy", "--out", &path("new"), "--ids-only"], "add `--gguf FILE`"),
         (vec!["export", "models/arithmetic", "--out", &path("new")], "this folder by `--adapter`"),
     ] {
         let error = refused(&args);

@@ -105,6 +105,32 @@ fn weights(model: &Path) -> Vec<u8> {
 }
 
 #[test]
+fn a_base_that_cannot_be_trained_leaves_no_run() {
+    let folder = tempfile::tempdir().unwrap();
+    let odd = folder.path().join("odd");
+    std::fs::create_dir(&odd).unwrap();
+    for entry in std::fs::read_dir("models/policy").unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_file() {
+            std::fs::copy(&path, odd.join(path.file_name().unwrap())).unwrap();
+        }
+    }
+    let config = std::fs::read_to_string(odd.join("config.json")).unwrap();
+    std::fs::write(odd.join("config.json"), config.replace("\"qwen3\"", "\"mamba\"")).unwrap();
+    for (model, said) in [
+        (odd.as_path(), "`mamba` is not supported here"),
+        (Path::new("models/arithmetic"), "holds an adapter and no model"),
+    ] {
+        let recipe = recipe(folder.path(), 1, &format!("[model]\npath = {model:?}\n"));
+        let output = train(&recipe, false);
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && text.contains(said), "{text}");
+        assert!(!text.contains("mistralrs"), "{text}");
+        assert!(!folder.path().join("run").exists(), "{text}");
+    }
+}
+
+#[test]
 fn a_killed_run_goes_on_to_the_very_weights_of_one_that_was_not() {
     killed_and_gone_on_with(NEW);
 }

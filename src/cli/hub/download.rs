@@ -45,15 +45,13 @@ pub(super) async fn download(
             let path = folder.join(name);
             let sum = tokio::task::spawn_blocking(move || check_sum(&path)).await;
             return sum.map_err(anyhow::Error::from).flatten().map_err(|error| {
-                unreachable(model, error.context(format!("`{name}` did not arrive as it is there")))
+                let reason = format!("`{name}` of `{model}` did not arrive as it is on the hub");
+                HubError::Unreachable(error.context(reason))
             });
         }
         let now = shown.0.position();
         if before.replace(now) == Some(now) {
-            return Err(unreachable(
-                model,
-                anyhow::anyhow!("the download of `{name}` has stalled"),
-            ));
+            return Err(unreachable(model, format!("the download of `{name}` has stalled")));
         }
     }
 }
@@ -82,7 +80,11 @@ fn check_sum(path: &Path) -> anyhow::Result<()> {
     if sum != name.to_ascii_lowercase() {
         std::fs::remove_file(path)?;
         std::fs::remove_file(&blob)?;
-        anyhow::bail!("its SHA-256 is `{sum}` instead of `{name}`");
+        return Err(reason!(
+            "its SHA-256 is `{sum}` instead of `{name}`";
+            hint: "it is removed: start again to fetch it anew; if it differs again, something on the way changes it, such as a proxy"
+        )
+        .into());
     }
     Ok(())
 }

@@ -31,21 +31,23 @@ impl Spec {
             let known: BTreeSet<_> =
                 Family::ALL.into_iter().filter_map(Family::gguf_name).collect();
             let known = Vec::from_iter(known).join("`, `");
-            return Err(file.wrong(
-                "general.architecture",
-                reason!(
-                    "`{architecture}` is not supported here, but `{known}` are";
-                    hint: "serve it with `policy.engine = \"mistralrs\"`"
-                ),
-            ));
+            let reason = format!("`{architecture}` is not supported here, but `{known}` are");
+            return Err(file.wrong("general.architecture", reason));
         };
         let mut keys = Keys { file, architecture, read: BTreeSet::new() };
         let embed = keys.shape("token_embd.weight")?;
         let heads = keys.size("attention.head_count")?;
         let hidden_size = keys.size("embedding_length")?;
+        if heads == 0 {
+            return Err(keys.wrong("attention.head_count", "it is 0"));
+        }
         let head_dim = match keys.size_if("attention.key_length")? {
             Some(width) => width,
-            None => hidden_size / heads.max(1),
+            None if !hidden_size.is_multiple_of(heads) => {
+                let reason = format!("{heads} does not divide `embedding_length` {hidden_size}");
+                return Err(keys.wrong("attention.head_count", reason));
+            }
+            None => hidden_size / heads,
         };
         if let Some(width) = keys.size_if("rope.dimension_count")?.filter(|&w| w != head_dim) {
             let reason = format!("{width} of {head_dim} dimensions are rotated, not all");
@@ -75,7 +77,8 @@ impl Spec {
             ..base
         };
         spec.token_ids.eos.dedup();
-        spec.check().map_err(|reason| keys.wrong("block_count", reason))?;
+        // Before anything is built from them.
+        spec.check().map_err(|reason| file.wrong(architecture, reason))?;
         spec.ropes[0].theta = keys.number("rope.freq_base", spec.ropes[0].theta)?;
         spec.ropes[0].scaling = keys.scaling(spec.max_position_embeddings)?;
         if let Some(factors) = file.tensor("rope_freqs.weight") {
@@ -208,7 +211,10 @@ impl Keys<'_> {
             None => Ok(()),
             Some(key) => Err(self.file.wrong(
                 key,
-                "a setting that is not known here, and might change what the model computes",
+                reason!(
+                    "a setting that is not known here, and might change what the model computes";
+                    hint: "if its name is misspelt, correct it; otherwise the model is of a variant that is not supported"
+                ),
             )),
         }
     }

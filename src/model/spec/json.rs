@@ -6,13 +6,11 @@ use super::{Family, Gate, LayerKind, Rope, RopeScaling, Spec, TokenIds};
 use crate::hint::Reason;
 
 /// Keys that do not affect the computation: about training, sampling, or the writer.
-const HARMLESS: [&str; 36] = [
+const HARMLESS: [&str; 34] = [
     "_attn_implementation",
     "_attn_implementation_autoset",
     "_name_or_path",
-    "architectures",
     "attention_dropout",
-    "auto_map",
     "cache_implementation",
     "chunk_size_feed_forward",
     "do_sample",
@@ -57,11 +55,11 @@ impl Spec {
         else {
             let known: Vec<String> =
                 Family::ALL.iter().map(|family| format!("`{}`", family.model_type())).collect();
-            return Err(reason!(
-                "`model_type` `{kind}` is not supported here, but {} are", known.join(", ");
-                hint: "serve it with `policy.engine = \"mistralrs\"`"
-            ));
+            let known = known.join(", ");
+            let text = format!("`model_type` `{kind}` is not supported here, but {known} are");
+            return Err(text.into());
         };
+        keys.only_class(family)?;
         keys.only("quantization_config", &[]).map_err(|_| {
             reason!(
                 "`quantization_config` is not supported";
@@ -136,17 +134,13 @@ impl Spec {
             [id] => json!(id),
             ids => json!(ids),
         };
-        let activation = match self.gate {
-            Gate::Silu => "silu",
-            Gate::GeluTanh => "gelu_pytorch_tanh",
-        };
         let value = json!({
             "architectures": [self.family.architecture()],
             "attention_dropout": 0.0,
             "bos_token_id": self.token_ids.bos,
             "eos_token_id": eos,
             "head_dim": self.head_dim,
-            (self.family.activation_key()): activation,
+            (self.family.activation_key()): self.gate.name(),
             "hidden_size": self.hidden_size,
             "intermediate_size": self.intermediate_size,
             "max_position_embeddings": self.max_position_embeddings,
@@ -412,6 +406,27 @@ impl Keys {
                 Err(format!("{} {value} is not supported", self.name(key)).into())
             }
             _ => Ok(()),
+        }
+    }
+
+    /// No class but that of `family` may be named: its code may compute something else.
+    fn only_class(&mut self, family: Family) -> Result<(), Reason> {
+        let own = family.architecture();
+        let named = self.take("architectures").unwrap_or_else(|| json!([]));
+        let classes = named.as_array().map_or(std::slice::from_ref(&named), Vec::as_slice);
+        if let Some(class) = classes.iter().find(|class| class.as_str() != Some(own)) {
+            return Err(reason!(
+                "`architectures` names {class}, which is not supported here, but `{own}` is";
+                hint: "if the model computes what `{own}` does, name that"
+            ));
+        }
+        let code = self.take("auto_map").unwrap_or_default();
+        match code.get("AutoModelForCausalLM") {
+            None => Ok(()),
+            Some(class) => Err(reason!(
+                "`auto_map` names {class}, code of the model's own, which is not run here";
+                hint: "if it computes what `{own}` of transformers does, remove `auto_map`"
+            )),
         }
     }
 

@@ -91,6 +91,14 @@ pub enum Gate {
 }
 
 impl Gate {
+    /// Its name in `config.json`.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Silu => "silu",
+            Self::GeluTanh => "gelu_pytorch_tanh",
+        }
+    }
+
     /// `a` and `b` of the activation `x·σ(a·x + b·x³)`.
     pub(crate) fn polynomial(self) -> (f64, f64) {
         match self {

@@ -79,6 +79,35 @@ fn numbers_are_written_in_the_types_of_transformers() {
     }
 }
 
+/// GGUF files have no settings for these: readers take them from the architecture.
+#[test]
+fn what_a_gguf_file_cannot_describe_is_refused() {
+    for (kind, changes, said) in [
+        ("llama", json!({"hidden_act": "gelu_pytorch_tanh"}), "`gelu_pytorch_tanh`"),
+        ("mistral", json!({"hidden_act": "gelu_new", "sliding_window": null}), "`silu`"),
+        ("qwen2", json!({"hidden_act": "gelu_pytorch_tanh"}), "`gelu_pytorch_tanh`"),
+        ("gemma3_text", json!({"hidden_activation": "silu"}), "`silu`"),
+        ("qwen3", json!({"attention_bias": true}), "biases"),
+    ] {
+        let error = read(kind, changes.clone()).to_gguf().unwrap_err();
+        assert!(error.contains(said), "{kind} {changes}: {error}");
+    }
+    for family in Family::ALL {
+        let window = (family == Family::Gemma3).then_some(9);
+        let plain = read(family.model_type(), json!({"sliding_window": window}));
+        assert_eq!(plain.to_gguf().err(), None, "{family:?}");
+        for changed in [
+            Spec { norm_offset: 0.5, ..plain.clone() },
+            Spec { qk_norm: !plain.qk_norm, ..plain.clone() },
+            Spec { post_norms: !plain.post_norms, ..plain.clone() },
+            Spec { scaled_embeddings: !plain.scaled_embeddings, ..plain.clone() },
+        ] {
+            let error = changed.to_gguf().unwrap_err();
+            assert!(error.contains("norms or embeddings"), "{family:?}: {error}");
+        }
+    }
+}
+
 #[test]
 fn families_have_their_defaults() {
     let spec = read("qwen3", json!({}));
@@ -86,6 +115,10 @@ fn families_have_their_defaults() {
     let spec = read("qwen2", json!({}));
     assert_eq!((spec.head_dim, spec.qk_norm, spec.qkv_bias), (4, false, true));
     assert!(!spec.output_bias && windows(&spec) == [None; 4]);
+    // Code for something else than the model.
+    let map = json!({"AutoTokenizer": ["tokenization.My", null]});
+    let changes = json!({"architectures": ["Qwen2ForCausalLM"], "auto_map": map});
+    assert_eq!(read("qwen2", changes), spec);
     let spec = read("llama", json!({"num_key_value_heads": null}));
     assert_eq!((spec.num_key_value_heads, spec.tie_word_embeddings), (4, false));
     assert_eq!(windows(&read("mistral", json!({}))), [Some(4096); 4]);
@@ -144,6 +177,14 @@ fn what_is_not_honoured_is_named() {
         ("llama", json!({"rope_scaling": {"type": "linear", "factor": 0}}), "`factor` 0"),
         ("llama", json!({"rope_theta": -1}), "`rope_theta` -1"),
         ("llama", json!({"rope_interleaved": true}), "`rope_interleaved` true"),
+        (
+            "llama",
+            json!({"architectures": ["LlamaForSequenceClassification"]}),
+            "`LlamaForCausalLM`",
+        ),
+        ("llama", json!({"architectures": ["LlamaForCausalLM", "Other"]}), "names \"Other\""),
+        ("llama", json!({"architectures": "Other"}), "names \"Other\""),
+        ("qwen2", json!({"auto_map": {"AutoModelForCausalLM": "modeling.My"}}), "\"modeling.My\""),
         ("gemma3_text", json!({"final_logit_softcapping": 30.0}), "`final_logit_softcapping` 30"),
         ("gemma3_text", json!({"use_bidirectional_attention": true}), "`use_bidirectional_att"),
         ("gemma3_text", json!({"layer_types": ["full_attention"]}), "`layer_types`"),

@@ -67,33 +67,79 @@ impl Spec {
     }
 
     fn is_expressible(&self) -> Result<(), String> {
-        let is_gemma = self.family == Family::Gemma3;
-        let is_llama = matches!(self.family, Family::Llama | Family::Mistral);
+        // Without `..`: a new field is either written above or checked here.
+        let Self {
+            family,
+            hidden_size,
+            num_attention_heads,
+            head_dim,
+            ref layers,
+            ref ropes,
+            norm_offset,
+            qkv_bias,
+            output_bias,
+            qk_norm,
+            post_norms,
+            gate,
+            scaled_embeddings,
+            query_pre_attn_scalar,
+            vocab_size: _,
+            intermediate_size: _,
+            num_key_value_heads: _,
+            max_position_embeddings: _,
+            rms_norm_eps: _,
+            // By whether there is a tensor for the output.
+            tie_word_embeddings: _,
+            // With the tokenizer.
+            token_ids: _,
+        } = *self;
+        let is_gemma = family == Family::Gemma3;
+        let is_llama = matches!(family, Family::Llama | Family::Mistral);
+        let implied = family.spec();
         let has_pattern = |(index, layer): (usize, &super::LayerKind)| {
             layer.window.is_some() == ((index + 1) % GEMMA3_PATTERN != 0)
         };
-        if is_gemma && !self.layers.iter().enumerate().all(has_pattern) {
+        if is_gemma && !layers.iter().enumerate().all(has_pattern) {
             return Err(format!(
                 "its sliding windows are not on all but every {GEMMA3_PATTERN}th layer"
             ));
         }
-        if !is_gemma && self.layers.iter().any(|layer| layer.window.is_some()) {
+        if !is_gemma && layers.iter().any(|layer| layer.window.is_some()) {
             return Err("it has sliding windows".to_owned());
         }
-        let scalar = match (is_gemma, self.layers.len()) {
-            (true, 62) => (self.hidden_size / self.num_attention_heads) as f64,
-            _ => self.head_dim as f64,
+        if gate != implied.gate {
+            return Err(format!(
+                "its activation is `{}`, but that of every `{}` in a GGUF file is `{}`",
+                gate.name(),
+                family.model_type(),
+                implied.gate.name()
+            ));
+        }
+        if (norm_offset, qk_norm) != (implied.norm_offset, implied.qk_norm)
+            || (post_norms, scaled_embeddings) != (implied.post_norms, implied.scaled_embeddings)
+        {
+            return Err(format!(
+                "its norms or embeddings are not those of a `{}`",
+                family.model_type()
+            ));
+        }
+        let scalar = match (is_gemma, layers.len()) {
+            (true, 62) => (hidden_size / num_attention_heads) as f64,
+            _ => head_dim as f64,
         };
-        if self.query_pre_attn_scalar.is_some_and(|found| found != scalar) {
+        if query_pre_attn_scalar.is_some_and(|found| found != scalar) {
             return Err(format!("its `query_pre_attn_scalar` is not {scalar}"));
         }
-        if self.output_bias && !is_llama {
-            return Err("its output projections have a bias".to_owned());
+        if !is_llama && (qkv_bias, output_bias) != (implied.qkv_bias, implied.output_bias) {
+            return Err(format!(
+                "its attention has other biases than a `{}` in a GGUF file",
+                family.model_type()
+            ));
         }
-        if self.ropes.iter().skip(1).any(|rope| rope.scaling != RopeScaling::Default) {
+        if ropes.iter().skip(1).any(|rope| rope.scaling != RopeScaling::Default) {
             return Err("its local rotary embedding is scaled".to_owned());
         }
-        match self.ropes[0].scaling {
+        match ropes[0].scaling {
             RopeScaling::Llama3 { .. } if !is_llama => {
                 Err("its rotary embedding is scaled as in Llama 3".to_owned())
             }

@@ -14,7 +14,7 @@ use crate::model::generate::decoder::{Decoder, Shape};
 use crate::model::generate::device::DeviceDecoder;
 use crate::model::slots::{EMBED, HEAD, NORM, Slot};
 use crate::model::spec::{Rope, RopeScaling};
-use crate::model::{Family, GgufType, Model, Spec, Weights};
+use crate::model::{Family, GgufType, Model, ModelError, Spec, Weights};
 
 const CASES: [&str; 5] = ["tied", "qwen2", "llama", "llama_linear", "gemma3"];
 
@@ -233,7 +233,8 @@ fn what_a_file_says_beyond_that_is_refused() {
         ("llama.rope.scaling.type", Entry::Text("longrope".into()), "`longrope`"),
         ("llama.rope.dimension_count", Entry::U32(2), "are rotated, not all"),
         ("llama.block_count", Entry::U32(u32::MAX), "`num_hidden_layers`"),
-        ("llama.attention.head_count", Entry::U32(0), "`num_attention_heads`"),
+        ("llama.attention.head_count", Entry::U32(0), "`llama.attention.head_count`: it is 0"),
+        ("llama.attention.head_count", Entry::U32(7), "`num_attention_heads` 7 is not a multiple"),
         ("llama.rope.scaling.attn_factor", Entry::F32(2.0), "`llama.rope.scaling.attn_factor`"),
     ] {
         let file = written(&spec, &weights, &[(key, entry)]);
@@ -244,6 +245,34 @@ fn what_a_file_says_beyond_that_is_refused() {
     let read = Spec::from_gguf(&file).unwrap();
     let error = Weights::from_gguf(&file, &read, DType::F32, &Device::Cpu).unwrap_err().to_string();
     assert!(error.contains("holds `blk.1."), "{error}");
+    let mut settings = settings(&spec);
+    settings.retain(|(key, _)| !key.ends_with("key_length") && !key.ends_with("head_count"));
+    settings.push(("llama.rope.dimension_count".to_owned(), Entry::U32(4)));
+    settings.push(("llama.attention.head_count".to_owned(), Entry::U32(7)));
+    let error = Spec::from_gguf(&file_of(&settings, &tensors(&spec, &weights))).unwrap_err();
+    let said = format!("head_count`: 7 does not divide `embedding_length` {}", spec.hidden_size);
+    assert!(error.to_string().contains(&said), "{error}");
+}
+
+#[test]
+fn a_file_that_does_not_fit_itself_comes_with_a_hint() {
+    let (spec, weights) = golden("llama");
+    for (key, entry) in [
+        ("llama.expert_count", Entry::U32(8)),
+        ("llama.block_count", Entry::U32(1)),
+        ("llama.block_count", Entry::U32(3)),
+        ("llama.feed_forward_length", Entry::U32(64)),
+    ] {
+        let file = written(&spec, &weights, &[(key, entry)]);
+        let error = Spec::from_gguf(&file)
+            .map_err(ModelError::from)
+            .and_then(|read| Weights::from_gguf(&file, &read, DType::F32, &Device::Cpu).map(drop));
+        assert!(error.unwrap_err().hint().is_some(), "{key}");
+    }
+    // Which program serves it depends on what asks.
+    let other = ("general.architecture", Entry::Text("mamba".into()));
+    let error = Spec::from_gguf(&written(&spec, &weights, &[other])).unwrap_err();
+    assert_eq!(error.hint(), None);
 }
 
 /// Before any value is read.
