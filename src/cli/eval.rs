@@ -115,6 +115,9 @@ pub async fn run(args: EvalArgs) -> Result<(), Failure> {
         seed: config.seed,
         episodes: config.episodes,
     });
+    for warning in report.warnings.iter().skip(questions.warnings.len()) {
+        tracing::warn!("{warning}");
+    }
     let page = report::write(&report, &config.output)?;
     print(report::markdown(&report))?;
     eprintln!("report: {}", page.display());

@@ -40,6 +40,15 @@ pub enum AnswerStep {
     Other(String),
 }
 
+/// How many texts of an attempt ended before they were complete.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CutTexts {
+    /// Replies of the large model, at its token limit or by a content filter.
+    pub replies: u64,
+    /// Turns of the policy, at its token limits.
+    pub turns: u64,
+}
+
 /// An answered question.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct ArmAnswer {
@@ -51,6 +60,13 @@ pub struct ArmAnswer {
     pub usage: EpisodeUsage,
     /// The steps.
     pub steps: Vec<AnswerStep>,
+    /// What was cut off; rows of earlier versions do not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cut_off: Option<CutTexts>,
+    /// The wall time of the answer beside the others in flight, microseconds; absent from rows of
+    /// earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub micros: Option<u64>,
 }
 
 /// The outcome of a question.
@@ -164,6 +180,17 @@ mod tests {
             assert_eq!(rows.len(), lines + 1);
             assert_eq!(rows[&row("3", "").key], row("3", "z").outcome);
         }
+    }
+
+    #[test]
+    fn rows_of_earlier_versions_are_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("rows.jsonl");
+        let earlier = r#"{"key":{"arm":"a","source":"s","id":"1","question":"q","seed":3},"outcome":{"answered":{"answer":"x","finish":"answered","usage":{"policy":{"calls":0,"prompt_tokens":0,"completion_tokens":0,"cost":0.0},"large_model":{"calls":1,"prompt_tokens":2,"completion_tokens":1,"cost":0.0}},"steps":[{"kind":"reply","text":"x"}]}}}"#;
+        std::fs::write(&path, format!("{earlier}\n")).unwrap();
+        let (_, rows) = RowFile::open(&path).unwrap();
+        let Some(Outcome::Answered(attempt)) = rows.values().next() else { unreachable!() };
+        assert_eq!((attempt.answer.as_str(), attempt.cut_off, attempt.micros), ("x", None, None));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -14,7 +14,7 @@ use crate::large_model::{LargeModelError, Prices};
 use super::EvalError;
 use super::arms::{Arm, ArmSpec, Method};
 use super::data::Question;
-use super::rows::{Outcome, Row, RowFile, RowKey};
+use super::rows::{ArmAnswer, Outcome, Row, RowFile, RowKey};
 
 /// How often a row waits for an open circuit breaker.
 const PAUSES: usize = 5;
@@ -135,8 +135,12 @@ type Running = JoinSet<(Arc<dyn Arm>, Row)>;
 pub(super) async fn attempt(arm: &dyn Arm, task: &crate::task::Task, seed: u64) -> Outcome {
     let mut pauses = 0;
     loop {
+        let begun = Instant::now();
         match arm.answer(task, seed).await {
-            Ok(attempt) => return Outcome::Answered(attempt),
+            Ok(answer) => {
+                let micros = Some(begun.elapsed().as_micros() as u64);
+                return Outcome::Answered(ArmAnswer { micros, ..answer });
+            }
             Err(EpisodeError {
                 kind: EpisodeErrorKind::LargeModel(LargeModelError::CircuitOpen { retry_in, .. }),
                 ..
@@ -205,7 +209,6 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use crate::episode::EpisodeUsage;
-    use crate::eval::rows::ArmAnswer;
 
     #[test]
     fn outcomes_cost_what_their_tokens_do_now() {

@@ -311,11 +311,70 @@ async fn stored_rows_and_replies_are_charged_by_the_prices_of_now() {
     let report = bench.report().await;
     assert!((report.arms[0].cost - cost).abs() < 1e-12, "{}", report.arms[0].cost);
     std::fs::remove_file(bench.path("out/rows.jsonl")).unwrap();
-    assert_eq!(bench.report().await, report);
+    let untimed = |mut report: Report| {
+        report.arms.iter_mut().for_each(|arm| arm.median_seconds = None);
+        report
+    };
+    assert_eq!(untimed(bench.report().await), untimed(report));
     configure(&text.replace("1000.0", "2000.0").replace("= 2000.0 }", "= 4000.0 }"));
     let dearer = bench.report().await;
     assert!((dearer.arms[0].cost - 2.0 * cost).abs() < 1e-12, "{}", dearer.arms[0].cost);
     assert_eq!(large_model.requests().len(), 4);
+}
+
+#[tokio::test]
+async fn replies_that_were_cut_off_are_counted_and_warned_of() {
+    // Step by step, the model does not get to its answer to every third question.
+    let large_model = Loopback::answering(|request| {
+        let prompt = request.prompt();
+        let n = asked(&prompt);
+        if prompt.contains("step by step") && n.is_multiple_of(3) {
+            let message = json!({"role": "assistant", "content": "Let us see"});
+            return Script::message(message, "length");
+        }
+        Script::reply(&n.to_string())
+    })
+    .await;
+    let text = config(&large_model.url(), "arms = [\"direct\", \"vote=self-consistency:2\"]");
+    let bench = Bench::new(&questions(9), &text);
+    let output = bench.run().await;
+    let said = String::from_utf8_lossy(&output.stderr);
+    let cut_off = "`vote`: 6 replies of the large model cut off in 3 of 9 answers";
+    assert!(output.status.success() && said.contains(cut_off), "{said}");
+    let report = bench.report().await;
+    let [direct, vote] = &report.arms[..] else { unreachable!() };
+    assert_eq!((direct.cut_replies, direct.cut_answers), (0, 0));
+    assert_eq!((vote.cut_replies, vote.cut_answers, vote.cut_turns), (6, 3, 0));
+    assert!(direct.median_seconds.unwrap() > 0.0 && vote.median_seconds.unwrap() > 0.0);
+    assert_eq!(report.warnings.len(), 1);
+    let warning = &report.warnings[0];
+    let setting = format!("raise `params.max_tokens` of the large model `{}`", report.large_model);
+    assert!(warning.starts_with(cut_off) && warning.contains(&setting), "{warning}");
+    assert_eq!(large_model.requests().len(), 27);
+
+    // Rows of an earlier version are kept, and said not to tell.
+    let rows = bench.path("out/rows.jsonl");
+    let without = |line: &str| {
+        let mut row: serde_json::Value = serde_json::from_str(line).unwrap();
+        let answer = row["outcome"]["answered"].as_object_mut().unwrap();
+        assert!(answer.remove("cut_off").is_some() && answer.remove("micros").is_some());
+        row.to_string() + "\n"
+    };
+    let earlier: String = std::fs::read_to_string(&rows).unwrap().lines().map(without).collect();
+    std::fs::write(&rows, earlier).unwrap();
+    let report = bench.report().await;
+    for arm in &report.arms {
+        assert_eq!((arm.cut_replies, arm.cut_unknown, arm.median_seconds), (0, 9, None));
+    }
+    assert_eq!(report.warnings.len(), 2);
+    assert!(report.warnings[1].contains("`vote`: 9 of 9 answers are of an earlier version"));
+    assert_eq!(large_model.requests().len(), 27);
+
+    // With another limit the questions are asked again.
+    let text = text.replace("FOLDER", &bench.folder.path().display().to_string());
+    std::fs::write(bench.path("eval.toml"), text + "params = { max_tokens = 512 }\n").unwrap();
+    assert_eq!(bench.report().await.arms[1].cut_unknown, 0);
+    assert_eq!(large_model.requests().len(), 54);
 }
 
 #[tokio::test]
@@ -332,6 +391,7 @@ async fn the_bundled_models_run_side_by_side() {
         assert_eq!((arm.answered, arm.failed), (12, 0));
     }
     assert!(report.arms[1].policy_tokens > 0.0);
+    assert!(report.arms[1].policy_tokens_read > report.arms[1].policy_tokens);
     let facts = report.tables[0].rows.iter().find(|row| row.label == "world_facts").unwrap();
     // One prompt answers one question of a fact, and no chain of two.
     let means = facts.cells.iter().map(|cell| cell.unwrap().mean).collect::<Vec<_>>();

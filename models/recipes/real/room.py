@@ -5,7 +5,8 @@ Each folder is the `output` of `server eval`; its `episodes` must cover all ques
 report has scores of those alone. Beside the arms there is the oracle: the share of questions that
 at least one of the prompts answers right, if one knew which. It counts arms of one call (`direct`,
 `cot`, `template:…`), since votes and scripts are no prompts. A question that an arm failed on
-counts in no share of it; the oracle has those that all its arms answered.
+counts in no share of it; the oracle has those that all its arms answered. Tokens are those that the
+large model and the policy read and wrote.
 """
 
 import json
@@ -43,7 +44,8 @@ def table(folder):
         of_arm = [episode["attempts"][index]["score"] for episode in report["episodes"]]
         scores[arm["name"]] = of_arm
         scored = [score for score in of_arm if score is not None]
-        tokens = arm["large_model_tokens"] + arm["policy_tokens"]
+        policy = arm["policy_tokens_read"] + arm["policy_tokens"]
+        tokens = arm["large_model_tokens"] + policy
         print(row(arm["name"], sum(scored), len(scored), f"{arm['calls']:.1f}", f"{tokens:.0f}"))
     prompts = [scores[arm["name"]] for arm in report["arms"] if arm["method"].startswith(PROMPTS)]
     best = [max(question) for question in zip(*prompts, strict=True) if None not in question]

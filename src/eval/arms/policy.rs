@@ -9,13 +9,13 @@ use crate::engine::Sampling;
 use crate::episode::{
     DiscardEvents, Episode, EpisodeError, EpisodeRequest, Limits, Participants, run_episode,
 };
-use crate::eval::rows::{AnswerStep, ArmAnswer};
-use crate::large_model::LargeModel;
+use crate::eval::rows::{AnswerStep, ArmAnswer, CutTexts};
+use crate::large_model::{LargeModel, Reply};
 use crate::policy::Policy;
-use crate::protocol::Protocol;
+use crate::protocol::{Protocol, parse_turn};
 use crate::seed::of_sample;
 use crate::task::Task;
-use crate::trajectory::{Action, Turn};
+use crate::trajectory::{Action, Turn, TurnFinish};
 
 use super::Arm;
 
@@ -111,10 +111,27 @@ impl Arm for PolicyArm {
 
 fn attempt(episode: Episode) -> ArmAnswer {
     ArmAnswer {
+        cut_off: Some(cut_off(&episode)),
         finish: episode.finish_reason.as_str().to_owned(),
         usage: episode.usage,
         steps: episode.trajectory.turns.into_iter().flat_map(steps).collect(),
         answer: episode.answer,
+        micros: None,
+    }
+}
+
+/// The replies and turns of an episode that were cut off.
+fn cut_off(episode: &Episode) -> CutTexts {
+    let turns = &episode.trajectory.turns;
+    let seen: Vec<_> = turns.iter().filter_map(|turn| turn.observation.as_ref()).collect();
+    let replies = seen.iter().filter(|seen| seen.cut_off && !seen.repeated).count();
+    // If no prompt was sent, the reply to the question itself is part of no turn.
+    let bare = episode.reply.as_ref().filter(|_| seen.is_empty());
+    let is_cut =
+        |turn: &&Turn| turn.finish == TurnFinish::Length && !parse_turn(&turn.text).is_closed;
+    CutTexts {
+        replies: replies as u64 + u64::from(bare.is_some_and(Reply::is_cut_off)),
+        turns: turns.iter().filter(is_cut).count() as u64,
     }
 }
 
@@ -134,7 +151,8 @@ fn steps(turn: Turn) -> impl Iterator<Item = AnswerStep> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::large_model::{Call, Reply, Scripted};
+    use crate::chat::ChatMessage;
+    use crate::large_model::{Call, Scripted};
     use crate::policy::{RemotePolicy, ScriptedPolicy};
 
     #[tokio::test]
@@ -153,6 +171,49 @@ mod tests {
         });
         for (seed, sent) in [(5, "5"), ((1 << 31) + 7, "7"), (u64::MAX, "2147483647")] {
             assert_eq!(arm.answer(&Task::default(), seed).await.unwrap().answer, sent);
+        }
+    }
+
+    #[tokio::test]
+    async fn replies_and_turns_that_were_cut_off_are_counted() {
+        let model: Arc<dyn LargeModel> = Arc::new(Scripted::new("m", |call: &Call| {
+            let asked = call.messages.last().map(ChatMessage::as_text).unwrap_or_default();
+            let finish_reason = if asked.contains("long") { "length" } else { "stop" }.to_owned();
+            Ok(Reply { finish_reason, ..Reply::text(format!("of {asked}")) })
+        }));
+        let asks = |what: &str| format!("<interaction_prompt>{what}</interaction_prompt>");
+        let (long, short, says) = (asks("long"), asks("short"), "<answer>so</answer>".to_owned());
+        let overrun = format!("{short} and more");
+        let open = "<answer>so it goes on".to_owned();
+        // A turn of more than three words is cut off.
+        for (question, turns, replies, cut_turns) in [
+            ("q", vec![short.clone(), says.clone()], 0, 0),
+            ("q", vec![long.clone(), short.clone(), says.clone()], 1, 0),
+            // A repeated prompt is not sent again.
+            ("q", vec![long.clone(), long.clone(), says.clone()], 1, 0),
+            // The last prompt, whose reply is the answer.
+            ("q", vec![short.clone(), short.clone(), long.clone()], 1, 0),
+            // What is cut off behind a closed action was not needed.
+            ("q", vec![format!("{overrun} of it"), says.clone()], 0, 0),
+            ("q", vec![long.clone(), open.clone()], 1, 1),
+            // Without a prompt the question itself is asked.
+            ("a long one", vec!["a b c d e".to_owned()], 1, 1),
+        ] {
+            let said = turns.clone();
+            let policy = ScriptedPolicy::new(move |shown| said[shown.len() - 1].clone());
+            let policy: Arc<dyn Policy> = Arc::new(policy);
+            let arm = PolicyArm::new(PolicySetup {
+                name: "x",
+                policy: (policy, "p"),
+                large_model: (Arc::clone(&model), "m"),
+                protocol: Arc::new(Protocol::load(None).unwrap()),
+                limits: Limits { max_turns: 3, max_turn_tokens: 3, ..Limits::default() },
+                sampling: Sampling::GREEDY,
+            });
+            let task = Task { question: question.into(), ..Task::default() };
+            let attempt = arm.answer(&task, 0).await.unwrap();
+            let expected = CutTexts { replies, turns: cut_turns };
+            assert_eq!(attempt.cut_off, Some(expected), "{turns:?}: {attempt:?}");
         }
     }
 

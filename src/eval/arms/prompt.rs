@@ -14,7 +14,7 @@ use crate::episode::{EpisodeError, EpisodeErrorKind, EpisodeUsage};
 use crate::eval::EvalError;
 use crate::eval::data::{Question, has_number, majorities};
 use crate::eval::metric_choice::Metric;
-use crate::eval::rows::{AnswerStep, ArmAnswer};
+use crate::eval::rows::{AnswerStep, ArmAnswer, CutTexts};
 use crate::hint::Hint;
 use crate::large_model::{Call, CallUsage, LargeModel};
 use crate::prompt_template::{Template, bare_text, last_marked};
@@ -245,6 +245,7 @@ impl Arm for PromptArm {
         let deadline = Instant::now() + self.deadline;
         let mut steps = vec![AnswerStep::Prompt(prompt.clone())];
         let mut answers = Vec::with_capacity(self.samples);
+        let mut cut_off = CutTexts::default();
         for sample in 0..self.samples {
             let mut params = Map::new();
             let sample_seed = crate::seed::of_sample(seed, sample as u64);
@@ -262,13 +263,15 @@ impl Arm for PromptArm {
             let reply = self.model.complete(&call).await;
             usage.large_model += CallUsage::of_call(&*self.model, &call, &reply);
             let reply = reply.map_err(|error| failed(error.into(), usage))?;
+            cut_off.replies += u64::from(reply.is_cut_off());
             let text = reply.message.as_text();
             answers.push(self.prompt.answer(task, &text).to_owned());
             steps.push(AnswerStep::Reply(text));
         }
         let votes = answers.iter().map(|answer| self.prompt.vote(task, answer));
         let answer = most_frequent(&answers, votes).to_owned();
-        Ok(ArmAnswer { answer, finish: "answered".into(), usage, steps })
+        let (finish, cut_off) = ("answered".into(), Some(cut_off));
+        Ok(ArmAnswer { answer, finish, usage, steps, cut_off, ..ArmAnswer::default() })
     }
 }
 
@@ -411,11 +414,30 @@ mod tests {
         let arm = PromptArm::new("x", prompt, 5, (model, "m"), Duration::from_secs(9));
         let task = Task { question: "q".into(), ..Task::default() };
         // Seeds 8, 9, 10, 11, 12.
-        let attempt = arm.answer(&task, 16).await.unwrap();
+        let attempt = arm.answer(&task, 8).await.unwrap();
         assert_eq!(attempt.answer, "b");
         assert_eq!(attempt.usage.large_model.calls, 5);
         assert_eq!(attempt.usage.large_model.tokens.completion_tokens, 15);
         assert_eq!(attempt.steps.len(), 6);
+    }
+
+    #[tokio::test]
+    async fn every_sample_that_was_cut_off_counts() {
+        let model = Scripted::new("m", |call: &Call| {
+            let seed = call.optional_params["seed"].as_i64().unwrap();
+            let finish_reason = if seed < 10 { "length" } else { "stop" }.to_owned();
+            Ok(Reply { finish_reason, ..Reply::text("Let us see") })
+        });
+        let model: Arc<dyn LargeModel> = Arc::new(model);
+        let task = Task { question: "q".into(), ..Task::default() };
+        // Seeds 8, 9, 10, 11, 12.
+        for (samples, replies) in [(1, 1), (5, 2)] {
+            let prompt = Prompt::chain_of_thought(&BriefSources::default()).unwrap();
+            let model = (Arc::clone(&model), "m");
+            let arm = PromptArm::new("x", prompt, samples, model, Duration::from_secs(9));
+            let attempt = arm.answer(&task, 8).await.unwrap();
+            assert_eq!(attempt.cut_off, Some(CutTexts { replies, turns: 0 }), "{samples}");
+        }
     }
 
     /// A model whose every call is lost after it was sent.

@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 use crate::episode::EpisodeUsage;
 use crate::eval::arms::Method;
 use crate::eval::data::{Question, Questions};
-use crate::eval::rows::{AnswerStep, ArmAnswer, Outcome};
+use crate::eval::rows::{AnswerStep, ArmAnswer, CutTexts, Outcome};
 use crate::eval::run::Outcomes;
 use crate::eval::score::Scores;
 use crate::eval::search::SearchResult;
 use crate::eval::statistics::{
-    cohens_d, difference_interval, holm, mcnemar, mean, mean_interval, permutation,
+    cohens_d, difference_interval, holm, mcnemar, mean, mean_interval, median, permutation,
     questions_needed_mcnemar, questions_needed_mean,
 };
 use crate::large_model::CallUsage;
@@ -18,7 +18,7 @@ use crate::reward::Normalization;
 
 use super::{
     ArmFailure, ArmSummary, AttemptView, Cell, Comparison, EpisodeView, JudgeSummary, Report,
-    Table, TableRow,
+    Table, TableRow, cut_texts,
 };
 
 /// Characters of a text that are shown.
@@ -26,6 +26,9 @@ const MAX_SHOWN_CHARS: usize = 4_000;
 
 /// The share of questions without a score that causes a warning.
 const MANY_FAILURES: f64 = 0.05;
+
+/// The method of [`mean_interval`].
+const INTERVAL_METHOD: &str = "Wilson where every score is 0 or 1, else percentile bootstrap";
 
 /// The input of a report.
 #[derive(Debug, Clone, Copy)]
@@ -103,6 +106,9 @@ pub fn build(input: &ReportInput<'_>) -> Report {
             comparison.questions_needed = questions_needed(comparison, count);
         }
     }
+    let arms: Vec<ArmSummary> =
+        (0..input.arms.len()).map(|arm| summary(input, arm, &scores[arm], &all)).collect();
+    let warnings = warnings(input, &scores, &arms);
     Report {
         schema_version: 1,
         title: input.title.to_owned(),
@@ -110,15 +116,16 @@ pub fn build(input: &ReportInput<'_>) -> Report {
         questions: questions.len(),
         large_model: input.large_model.to_owned(),
         normalization: input.normalization,
-        arms: (0..input.arms.len()).map(|arm| summary(input, arm, &scores[arm], &all)).collect(),
+        arms,
         judge: input
             .judge
             .map(|model| JudgeSummary { model: model.to_owned(), usage: input.scores.judge }),
         search: input.search.cloned(),
+        interval_method: INTERVAL_METHOD.to_owned(),
         tables,
         comparisons,
         failures: failures(input),
-        warnings: warnings(input, &scores),
+        warnings,
         episodes: episodes(input, &scores),
     }
 }
@@ -224,8 +231,8 @@ fn compare<'a>(
     })
 }
 
-/// Warnings about the questions, and about arms with many failures.
-fn warnings(input: &ReportInput<'_>, scores: &ByArm) -> Vec<String> {
+/// Warnings about the questions, then about arms with many failures or texts that were cut off.
+fn warnings(input: &ReportInput<'_>, scores: &ByArm, arms: &[ArmSummary]) -> Vec<String> {
     let mut warnings = input.questions.warnings.clone();
     for ((arm, _), scores) in input.arms.iter().zip(scores) {
         let missing = scores.iter().filter(|score| score.is_none()).count();
@@ -236,6 +243,7 @@ fn warnings(input: &ReportInput<'_>, scores: &ByArm) -> Vec<String> {
             ));
         }
     }
+    warnings.extend(arms.iter().flat_map(|arm| cut_texts::warnings(arm, input.large_model)));
     warnings
 }
 
@@ -302,16 +310,28 @@ fn summary(
     let scored = scores.iter().flatten().count();
     let used = by_role(input, arm, used);
     let tokens = used.large_model.tokens;
+    let cut_off: Vec<CutTexts> = attempts.iter().filter_map(|attempt| attempt.cut_off).collect();
+    let seconds: Vec<f64> = attempts
+        .iter()
+        .filter_map(|attempt| attempt.micros)
+        .map(|micros| micros as f64 / 1e6)
+        .collect();
     ArmSummary {
         name,
         method,
         answered: attempts.len(),
         failed: input.outcomes.len() - attempts.len(),
         unscored: attempts.len() - scored,
+        cut_replies: cut_off.iter().map(|cut| cut.replies).sum(),
+        cut_turns: cut_off.iter().map(|cut| cut.turns).sum(),
+        cut_answers: cut_off.iter().filter(|cut| **cut != CutTexts::default()).count(),
+        cut_unknown: attempts.len() - cut_off.len(),
         score: cell(scores, all, input.seed),
         calls: per_question(used.large_model.calls as f64),
         large_model_tokens: per_question((tokens.prompt_tokens + tokens.completion_tokens) as f64),
         policy_tokens: per_question(used.policy.tokens.completion_tokens as f64),
+        policy_tokens_read: per_question(used.policy.tokens.prompt_tokens as f64),
+        median_seconds: median(&seconds),
         cost: per_question(used.large_model.cost + used.policy.cost),
         total,
         finishes,

@@ -6,7 +6,7 @@ use minijinja::{Environment, UndefinedBehavior, context};
 use crate::eval::EvalError;
 use crate::prompt_template::TemplateError;
 
-use super::{Report, markdown, plot};
+use super::{Report, cut_texts, markdown, plot};
 
 const PAGE: &str = include_str!("page.html");
 
@@ -44,6 +44,7 @@ fn render(report: &Report) -> Result<String, minijinja::Error> {
             safe(arm.score.map_or(String::new(), |cell| plot::strip(series, &cell)))
         })
         .collect();
+    let cut_replies: Vec<String> = report.arms.iter().map(cut_texts::shown).collect();
     let comparisons: Vec<Value> = report
         .comparisons
         .iter()
@@ -75,9 +76,12 @@ fn render(report: &Report) -> Result<String, minijinja::Error> {
         report => Value::from_serialize(report),
         legends,
         strips,
+        cut_replies,
         comparisons,
         plots,
         colours => plot::COLOURS,
+        per_question => markdown::PER_QUESTION,
+        corrections => markdown::corrections(report.comparisons.len()),
         normalization => markdown::normalization(report.normalization),
     })
 }

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use crate::large_model::CallUsage;
 use crate::reward::Normalization;
 
-use super::{Cell, Comparison, JudgeSummary, Report};
+use super::{Cell, Comparison, JudgeSummary, Report, cut_texts};
 
 /// The report as Markdown.
 pub fn markdown(report: &Report) -> String {
@@ -19,31 +19,42 @@ fn write(report: &Report, out: &mut String) -> std::fmt::Result {
     writeln!(out, "# {}\n", line(&report.title))?;
     writeln!(
         out,
-        "{} questions, large model `{}`, seed {}. Scores in percent with 95 % intervals; text is compared as `{}`.\n",
+        "{} questions, large model `{}`, seed {}. Scores in percent with 95 % intervals ({}); text is compared as `{}`.\n",
         report.questions,
         report.large_model,
         report.seed,
+        report.interval_method,
         normalization(report.normalization)
     )?;
+    if !report.warnings.is_empty() {
+        writeln!(out, "## Warnings\n")?;
+        for warning in &report.warnings {
+            writeln!(out, "- {}", line(warning))?;
+        }
+        writeln!(out)?;
+    }
+    writeln!(out, "## Arms\n")?;
     writeln!(
         out,
-        "| arm | score | answered | failed | calls | large-model tokens | policy tokens | cost |\n|---|---|---|---|---|---|---|---|"
+        "| arm | score | answered | failed | cut replies | calls | large-model tokens, read + written | policy tokens, read + written | cost | median seconds |\n|---|---|---|---|---|---|---|---|---|---|"
     )?;
     for arm in &report.arms {
         writeln!(
             out,
-            "| {} | {} | {} | {} | {:.2} | {:.1} | {:.1} | {} |",
+            "| {} | {} | {} | {} | {} | {:.2} | {:.1} | {:.1} | {} | {} |",
             line(&arm.name),
             arm.score.map_or("–".into(), shown),
             arm.answered,
             arm.failed + arm.unscored,
+            cut_texts::shown(arm),
             arm.calls,
             arm.large_model_tokens,
-            arm.policy_tokens,
+            arm.all_policy_tokens(),
             money(arm.cost),
+            arm.median_seconds.map_or("–".into(), |seconds| format!("{seconds:.3}")),
         )?;
     }
-    writeln!(out, "\nCalls, tokens and cost are means per answered question.")?;
+    writeln!(out, "\n{PER_QUESTION}")?;
     if let Some(found) = &report.search {
         let CallUsage { calls, cost, .. } = found.usage;
         let tried = found.tried.len();
@@ -87,12 +98,13 @@ fn write(report: &Report, out: &mut String) -> std::fmt::Result {
     if !report.comparisons.is_empty() {
         writeln!(
             out,
-            "\n## Differences\n\nPaired, on the questions that both arms answered; p after Holm's correction for {} comparisons. Points are percentage points.\n",
-            report.comparisons.len()
+            "\n## Differences\n\nPaired, on the questions that both arms answered, in percentage points with 95 % bootstrap intervals. {}\n",
+            corrections(report.comparisons.len())
         )?;
         writeln!(
             out,
-            "| on | from | to | n | difference | test | p | p (Holm) | d | settled |\n|---|---|---|---|---|---|---|---|---|---|"
+            "| on | from | to | n | difference | test | p, uncorrected | p, Holm for {} | d | settled |\n|---|---|---|---|---|---|---|---|---|---|",
+            report.comparisons.len()
         )?;
         for found in &report.comparisons {
             writeln!(
@@ -130,13 +142,21 @@ fn write(report: &Report, out: &mut String) -> std::fmt::Result {
             writeln!(out, "| {} | {} | {what} | {example} |", line(&failure.arm), failure.count)?;
         }
     }
-    if !report.warnings.is_empty() {
-        writeln!(out, "\n## Warnings\n")?;
-        for warning in &report.warnings {
-            writeln!(out, "- {}", line(warning))?;
-        }
-    }
     Ok(())
+}
+
+/// What the figures of an arm's use are.
+pub(super) const PER_QUESTION: &str = "Calls, tokens and cost are means per answered question. Cut replies were cut off at a token limit or by a content filter, and are scored like complete ones; for a policy, its own turns that were cut off are counted beside them. Seconds are the wall time of an answer, measured at this evaluation's concurrency; a reply that is read from the cache takes none.";
+
+/// Which figures of the comparisons are corrected.
+pub(super) fn corrections(comparisons: usize) -> String {
+    let all = match comparisons {
+        1 => "the only comparison of this report, which changes nothing".to_owned(),
+        count => format!("all {count} comparisons of this report"),
+    };
+    format!(
+        "The p of each test is uncorrected; beside it is p after Holm's correction for {all}, by which a difference is settled below 0.05. The intervals are uncorrected."
+    )
 }
 
 /// Whether a difference is significant, and how many questions would settle it otherwise.

@@ -16,6 +16,7 @@ use super::search::SearchResult;
 use super::statistics::Interval;
 
 mod build;
+mod cut_texts;
 mod html;
 mod markdown;
 mod plot;
@@ -47,13 +48,15 @@ pub struct Report {
     pub judge: Option<JudgeSummary>,
     /// The prompt that was searched for, and how.
     pub search: Option<SearchResult>,
+    /// The method of the 95 % intervals of mean scores.
+    pub interval_method: String,
     /// Scores by data set, by kind, by number of hops and by number of calls.
     pub tables: Vec<Table>,
     /// Pairs of arms.
     pub comparisons: Vec<Comparison>,
     /// Failures, and how often they occurred.
     pub failures: Vec<ArmFailure>,
-    /// Warnings about the questions.
+    /// Warnings about the questions, and about what flatters or harms an arm.
     pub warnings: Vec<String>,
     /// The first questions, with transcripts of every arm.
     pub episodes: Vec<EpisodeView>,
@@ -81,6 +84,14 @@ pub struct ArmSummary {
     pub failed: usize,
     /// Questions answered for which the judge failed; they count in no score.
     pub unscored: usize,
+    /// Replies of the large model that were cut off, at its token limit or by a content filter.
+    pub cut_replies: u64,
+    /// Turns of the policy that were cut off at its token limits.
+    pub cut_turns: u64,
+    /// Questions answered with a reply or turn that was cut off; they are scored like all others.
+    pub cut_answers: usize,
+    /// Questions answered by an earlier version, whose rows do not tell what was cut off.
+    pub cut_unknown: usize,
     /// Mean score over all answered questions.
     pub score: Option<Cell>,
     /// Calls of the large model; those of a search for the arm's prompt are spread over the
@@ -90,12 +101,24 @@ pub struct ArmSummary {
     pub large_model_tokens: f64,
     /// Tokens that the policy wrote; with `self-policy` they are the large model's.
     pub policy_tokens: f64,
+    /// Tokens that the policy read: in each turn all that came before.
+    pub policy_tokens_read: f64,
+    /// The median wall time of an answer, seconds, at the evaluation's concurrency; `None` if all
+    /// rows are of earlier versions.
+    pub median_seconds: Option<f64>,
     /// Money, in the currency of the configured prices.
     pub cost: f64,
     /// The whole usage of the arm, including its search and failed attempts.
     pub total: EpisodeUsage,
     /// How episodes ended: reason and share of the answered questions.
     pub finishes: Vec<(String, f64)>,
+}
+
+impl ArmSummary {
+    /// Tokens that the policy read and wrote.
+    fn all_policy_tokens(&self) -> f64 {
+        self.policy_tokens_read + self.policy_tokens
+    }
 }
 
 /// Mean scores with their 95 % intervals.

@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 use super::*;
 use crate::eval::data::{Question, Questions};
 use crate::eval::metric_choice::Metric;
-use crate::eval::rows::{ArmAnswer, Outcome};
+use crate::eval::rows::{ArmAnswer, CutTexts, Outcome};
 use crate::eval::run::Outcomes;
 use crate::eval::score::{Scorer, Scores};
 use crate::eval::search::Tried;
@@ -30,6 +30,7 @@ fn answered(answer: &str, calls: u64) -> Outcome {
     let mut attempt =
         ArmAnswer { answer: answer.into(), finish: "answered".into(), ..ArmAnswer::default() };
     attempt.usage.large_model.calls = calls;
+    attempt.cut_off = Some(CutTexts::default());
     attempt.steps = vec![AnswerStep::Reply("</script><script>alert(1)</script>".into())];
     Outcome::Answered(attempt)
 }
@@ -158,6 +159,9 @@ fn several_data_sets_are_compared_each_and_together() {
         report.tables.iter().map(|table| table.by.as_str()).collect::<Vec<_>>(),
         ["data set", "kind", "hops"]
     );
+    let text = markdown(&report);
+    assert!(text.contains("after Holm's correction for all 3 comparisons"), "{text}");
+    assert!(text.contains("| p, uncorrected | p, Holm for 3 |"), "{text}");
 }
 
 #[test]
@@ -281,12 +285,78 @@ fn what_the_large_model_writes_as_a_policy_is_its_use() {
         let arm = &report.arms[0];
         (arm.calls, arm.large_model_tokens, arm.policy_tokens, arm.cost)
     };
-    assert_eq!(used(&of("policy:x")), (1.0, 0.0, 10.0, 0.5));
+    let report = of("policy:x");
+    assert_eq!(used(&report), (1.0, 0.0, 10.0, 0.5));
+    assert_eq!(report.arms[0].policy_tokens_read, 100.0);
+    // Both are counted where they are shown.
+    assert!(markdown(&report).contains("| 1.00 | 0.0 | 110.0 | 0.500000 |"));
+    assert!(html(&report).unwrap().contains("<td class=\"n\">110.0</td>"));
     let report = of("self-policy");
     assert_eq!(used(&report), (3.5, 110.0, 0.0, 0.5));
     let table = report.tables.iter().find(|table| table.by == "calls").unwrap();
     let rows: Vec<&str> = table.rows.iter().map(|row| row.label.as_str()).collect();
     assert_eq!(rows, ["3 calls", "4 calls"]);
+}
+
+#[test]
+fn texts_that_were_cut_off_are_counted_and_warned_of() {
+    let questions: Vec<Question> =
+        (0..4).map(|index| question(index, "own", Metric::Text(AnswerMetric::Exact))).collect();
+    let outcome = |cut_off: Option<CutTexts>, micros: Option<u64>| {
+        let Outcome::Answered(attempt) = answered("right", 1) else { unreachable!() };
+        Outcome::Answered(ArmAnswer { cut_off, micros, ..attempt })
+    };
+    let cut = |replies, turns| Some(CutTexts { replies, turns });
+    let outcomes = vec![
+        vec![outcome(cut(1, 0), Some(1_000_000)), outcome(cut(0, 1), None)],
+        vec![outcome(cut(2, 0), Some(9_000_000)), outcome(cut(2, 0), None)],
+        vec![outcome(cut(0, 0), Some(2_000_000)), outcome(None, None)],
+        vec![outcome(cut(0, 0), Some(2_500_000)), failed()],
+    ];
+    let report = built(questions, outcomes);
+    let [first, second] = &report.arms[..] else { unreachable!() };
+    let counts =
+        |arm: &ArmSummary| (arm.cut_replies, arm.cut_turns, arm.cut_answers, arm.cut_unknown);
+    assert_eq!((counts(first), counts(second)), ((3, 0, 2, 0), (2, 1, 2, 1)));
+    assert_eq!((first.median_seconds, second.median_seconds), (Some(2.25), None));
+    let expected = [
+        "`a|b`: 3 replies of the large model cut off in 2 of 4 answers, which are scored like complete ones: raise `params.max_tokens` of the large model `m`; the questions are then asked again",
+        "`policy`: 2 replies of the large model and 1 turn of the policy cut off in 2 of 3 answers, which are scored like complete ones: raise `params.max_tokens` of the large model `m` and `episode.max_turn_tokens`; the questions are then asked again",
+        "`policy`: 1 of 3 answers are of an earlier version, which did not count what was cut off",
+    ];
+    // After the one about the questions, and that of the failure.
+    assert_eq!(report.warnings[2..], expected);
+    let text = markdown(&report);
+    assert!(text.contains("| 4 | 0 | 3 | 1.00 | 0.0 | 0.0 | 0 | 2.250 |"), "{text}");
+    assert!(text.contains("| 3 | 1 | 2 and 1 turn or more | 1.00 | 0.0 | 0.0 | 0 | – |"), "{text}");
+    let page = html(&report).unwrap();
+    assert!(page.contains("<td class=\"n bad\">2 and 1 turn or more</td>"), "{page}");
+    for (text, warnings, arms) in
+        [(&text, "## Warnings", "## Arms"), (&page, "<h2>Warnings", "<h2>Arms")]
+    {
+        let at = |what: &str| text.find(what).unwrap();
+        assert!(at(warnings) < at("in 2 of 4 answers") && at("in 2 of 4 answers") < at(arms));
+    }
+}
+
+#[test]
+fn a_figure_has_one_interval_in_every_table() {
+    let report = report();
+    let in_tables = report.tables.iter().flat_map(|table| &table.rows);
+    let in_tables = in_tables.flat_map(|row| row.cells.iter().flatten());
+    let of_arms = report.arms.iter().filter_map(|arm| arm.score.as_ref());
+    let cells: Vec<&Cell> = in_tables.chain(of_arms).collect();
+    for cell in &cells {
+        let alike = cells.iter().filter(|other| (other.n, other.mean) == (cell.n, cell.mean));
+        assert!(alike.map(|other| other.interval).all(|other| other == cell.interval), "{cell:?}");
+    }
+    // Of 30 in 36, after Wilson.
+    let Interval { low, high } = report.arms[1].score.unwrap().interval;
+    assert!((low - 0.681_092_057).abs() < 1e-8 && (high - 0.921_295_524).abs() < 1e-8);
+    for text in [markdown(&report), html(&report).unwrap()] {
+        assert!(text.contains(&report.interval_method), "{text}");
+        assert!(text.contains("95 % bootstrap intervals"), "{text}");
+    }
 }
 
 #[test]
@@ -306,7 +376,7 @@ fn attempts_are_distinguished_by_their_calls() {
     let cell = |row: usize, arm: usize| table.rows[row].cells[arm].map(|cell| (cell.n, cell.mean));
     assert_eq!((cell(0, 0), cell(0, 1)), (Some((12, 1.0)), Some((4, 0.0))));
     assert_eq!((cell(1, 0), cell(1, 1)), (None, Some((4, 1.0))));
-    assert!(markdown(&report).contains("0.0 [0.0, 60.2] (n = 4)"), "{}", markdown(&report));
+    assert!(markdown(&report).contains("0.0 [0.0, 49.0] (n = 4)"), "{}", markdown(&report));
     let page = html(&report).unwrap();
     assert!(page.contains("Score by calls") && page.contains("n = 4"));
 }

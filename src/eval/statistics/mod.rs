@@ -9,5 +9,7 @@ mod sample_size;
 mod tests;
 
 pub use paired::{McNemar, cohens_d, holm, mcnemar};
-pub use resample::{Interval, RESAMPLES, difference_interval, mean, mean_interval, permutation};
+pub use resample::{
+    Interval, RESAMPLES, difference_interval, mean, mean_interval, median, permutation,
+};
 pub use sample_size::{questions_needed_mcnemar, questions_needed_mean};

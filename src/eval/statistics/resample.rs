@@ -1,8 +1,11 @@
-//! Statistics by resampling: bootstrap intervals and the sign-flip permutation test.
+//! Means with their intervals, and statistics by resampling: bootstrap intervals and the sign-flip
+//! permutation test.
 
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
+
+use super::sample_size::normal_quantile;
 
 /// Resamples of a bootstrap, and random permutations of a test.
 pub const RESAMPLES: usize = 10_000;
@@ -25,25 +28,29 @@ pub fn mean(values: &[f64]) -> Option<f64> {
     (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
 }
 
-/// The percentile bootstrap interval of the mean, from [`RESAMPLES`] resamples.
-///
-/// If all values are 0 or all are 1, resamples do not differ; then the interval is that of Clopper
-/// and Pearson for a share of right answers, which reflects the number of questions. `None` of
-/// nothing.
+/// The median; `None` of nothing.
+pub fn median(values: &[f64]) -> Option<f64> {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    (!sorted.is_empty()).then(|| quantile(&sorted, 0.5))
+}
+
+/// The interval of a mean score: Wilson's if every value is 0 or 1, so that the mean is a share of
+/// right answers, otherwise the percentile bootstrap interval from [`RESAMPLES`] resamples. `None`
+/// of nothing.
 pub fn mean_interval(values: &[f64], seed: u64) -> Option<Interval> {
-    let first = *values.first()?;
-    let n = values.len();
-    if values.iter().all(|&value| value == first) {
-        let beyond = 0.025_f64.powf(1.0 / n as f64);
-        return Some(if first == 0.0 {
-            Interval { low: 0.0, high: 1.0 - beyond }
-        } else if first == 1.0 {
-            Interval { low: beyond, high: 1.0 }
-        } else {
-            Interval { low: first, high: first }
-        });
-    }
-    Some(bootstrap(values, seed))
+    let centre = mean(values)?;
+    let is_share = values.iter().all(|&value| value == 0.0 || value == 1.0);
+    Some(if is_share { wilson(centre, values.len()) } else { bootstrap(values, seed) })
+}
+
+/// Wilson's interval of a share of `n`.
+fn wilson(share: f64, n: usize) -> Interval {
+    let (n, z) = (n as f64, normal_quantile(0.975));
+    let middle = share + z * z / (2.0 * n);
+    let spread = z * (share * (1.0 - share) / n + (z / (2.0 * n)).powi(2)).sqrt();
+    let end = |end: f64| (end / (1.0 + z * z / n)).clamp(0.0, 1.0);
+    Interval { low: end(middle - spread), high: end(middle + spread) }
 }
 
 /// The percentile bootstrap interval of a mean difference; a single point if all differences are

@@ -27,29 +27,44 @@ fn bootstrap_intervals_are_those_of_scipy() {
     for (seed, case) in (0..).zip(golden("bootstrap")) {
         let values = numbers(&case["values"]);
         let tolerance = case["tolerance"].as_f64().unwrap();
-        let interval = mean_interval(&values, seed).unwrap();
+        let interval = difference_interval(&values, seed).unwrap();
         close(interval.low, &case["low"], tolerance);
         close(interval.high, &case["high"], tolerance);
         assert_eq!(difference_interval(&values, seed), Some(interval));
-        assert_eq!(mean_interval(&values, seed), Some(interval));
+        let is_share = values.iter().all(|value| [0.0, 1.0].contains(value));
+        assert_eq!(mean_interval(&values, seed) == Some(interval), !is_share);
+    }
+}
+
+#[test]
+fn intervals_of_shares_are_those_of_statsmodels() {
+    for (seed, case) in (0..).zip(golden("wilson")) {
+        let [right, n] = ["right", "n"].map(|key| case[key].as_u64().unwrap() as usize);
+        let mut scores = vec![1.0; right];
+        scores.resize(n, 0.0);
+        let interval = mean_interval(&scores, seed).unwrap();
+        close(interval.low, &case["low"], 1e-12);
+        close(interval.high, &case["high"], 1e-12);
+        // Neither the order nor the seed matters.
+        scores.reverse();
+        assert_eq!(mean_interval(&scores, seed + 1), Some(interval));
     }
 }
 
 #[test]
 fn intervals_where_nothing_varies() {
-    for case in golden("all_alike") {
-        let n = case["n"].as_u64().unwrap() as usize;
-        let right = mean_interval(&vec![1.0; n], 0).unwrap();
-        close(right.low, &case["low"], 1e-12);
-        assert_eq!(right.high, 1.0);
-        let wrong = mean_interval(&vec![0.0; n], 0).unwrap();
-        assert_eq!(wrong.low, 0.0);
-        assert!((wrong.high - (1.0 - right.low)).abs() < 1e-12);
-    }
     assert_eq!(mean_interval(&[0.5, 0.5], 0), Some(Interval { low: 0.5, high: 0.5 }));
     assert_eq!(difference_interval(&[0.0; 9], 0), Some(Interval { low: 0.0, high: 0.0 }));
     assert_eq!(mean_interval(&[], 0), None);
     assert_eq!(difference_interval(&[], 0), None);
+}
+
+#[test]
+fn medians() {
+    assert_eq!(median(&[]), None);
+    assert_eq!(median(&[3.0]), Some(3.0));
+    assert_eq!(median(&[9.0, 1.0, 2.0]), Some(2.0));
+    assert_eq!(median(&[9.0, 1.0, 2.0, 4.0]), Some(3.0));
 }
 
 #[test]

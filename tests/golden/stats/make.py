@@ -66,9 +66,9 @@ def d(differences):
             "d": float(np.mean(differences) / np.std(differences, ddof=1))}
 
 
-def all_alike(n):
-    low, high = proportion.proportion_confint(n, n, method="beta")
-    return {"n": n, "low": float(low)}
+def wilson(right, n):
+    low, high = proportion.proportion_confint(right, n, method="wilson")
+    return {"right": right, "n": n, "low": float(low), "high": float(high)}
 
 
 golden = {
@@ -78,7 +78,7 @@ golden = {
         bootstrap((rng.random(400) < 0.1).astype(float)),
         bootstrap(rng.normal(-0.1, 1, 300)),
     ],
-    "all_alike": [all_alike(n) for n in (1, 10, 128)],
+    "wilson": [wilson(right, n) for right, n in [(0, 1), (1, 1), (5, 10), (0, 10), (128, 128), (92, 300)]],
     "mcnemar": [mcnemar(b, c) for b, c in
                 [(1, 0), (0, 5), (3, 3), (5, 9), (30, 12), (400, 350), (2000, 1900), (900, 40)]],
     "permutation": [
