@@ -6,6 +6,8 @@ are fixed, so the files are the same everywhere:
 
   wide-train.jsonl      sums and products in many wordings and sizes, each with its `expression`; and
                         questions of other kinds, which have none, some of which look like these
+  alike-train.jsonl     the same with more wordings, and more questions that only look like sums or
+                        products: they are composed at random, so that hardly two have one form
   wordings-test.jsonl   sums and products in wordings that no training question has
   others-test.jsonl     questions of kinds that are in no training file
   alike-test.jsonl      questions that look like sums or products and are none, in forms that no
@@ -25,7 +27,7 @@ import reasoning_gym
 from families import FAMILIES, generate, normal, write_rows
 from scripted import expression, summed
 
-TRAIN, TEST = 3200, 200
+TRAIN, ALIKE_TRAIN, TEST = 3200, 1600, 200
 TEST_FAMILIES = ["chain_sum_short", "chain_sum", "products"]
 
 # Of every 20 training questions: sums, products, and others.
@@ -95,6 +97,39 @@ ALIKE_ALONE = [
     "Round {} to the nearest hundred.", "If x = {few}, what is {many} * x?", "Solve for x: x + {few} = {many}",
     "What is {few} squared?", "What is {many} divided by {few}?", "Write Python code for {}.",
     "Double {many}, then add {few}.", "What is the remainder of {many} / {few}?", "Half of {many} is?",
+]  # fmt: skip
+# More wordings of both, and more to do than an operation: `{a}` is a number.
+MORE_ANY = [
+    "Can you compute {}?", "Please evaluate {}", "{}? Only the number.", "How much does {} come to?",
+    "Work this out: {}", "I have to calculate {} for homework.", "{} please", "Question: {}",
+    "Let me know what {} gives.", "Task: compute {}. Output the final number only.", "In short: {}",
+    "What do you get for {}?", "Find {}.", "Answer this: {}", "calc {}", "solve for me: {}", "{} equals",
+    "The sum I am stuck on is {}", "Do the maths: {}", "Hi! What's the result if I enter {}?", "value of {}",
+    "Reply with the final value: {}", "Quickly, {}", "Here is an exercise.\n{}", "my bill says {}, so how much?",
+]  # fmt: skip
+STEPS = [
+    "Compute {}, then {then}.", "Take {} and {then}.", "What is {} if you {then} afterwards?", "{} and {then}",
+    "First find {}. After that, {then}.", "Start with {a}, add {a} and {then}.", "Add {a} to {a} and {then}.",
+    "Subtract {a} from {a} and {then}.", "Take the product of {a} and {a}, and {then}.",
+]  # fmt: skip
+THEN = [
+    "multiply it by {a}", "double the result", "halve it", "subtract {a}", "add {a} to it", "divide by {a}",
+    "square it", "round it to tens", "tell me if it is even", "write it in words", "take {a} % of it",
+]  # fmt: skip
+ABOUT = [
+    "How many zeros are in {}?", "Is {} positive?", "What is the last digit of {}?", "Estimate {}.",
+    "Check whether {} = {a}.", "True or false: {} = {a}", "Why is {} not {a}?", "Explain {} step by step.",
+    "Give {} in Roman numerals.", "What is {} in binary?", "What is the digit sum of {}?", "Which rule gives {}?",
+    "Is {} larger than {}?", "Order these: {}, {a}, {a}", "Derive {} and list each step.", "Make a riddle of {}.",
+    "What is missing: {} = {a} + ?", "? + {a} = {a}", "{a} * ? = {a}", "x + {a} = {a}, x = ?", "{a} - y = {a}",
+    "If y = {a}, what is y + {a}?", "Let n = {a}. Find {a} * n.", "What times {a} is {a}?", "{a} is how much more than {a}?",
+    "Who invented {}?", "Translate '{}' into German.", "{} dollars in euros?", "Write {} as a power of ten.",
+    "How often does {a} go into {a}?", "The ratio of {a} to {a}?", "What is the square of {a}?", "a third of {a}?",
+    "{a} factorial?", "Write a sentence with {}.", "Is {a} a multiple of {a}?", "Largest of {a}, {a} and {a}?",
+    "Tom had {a} marbles and lost {a}. How many has he?", "A ticket is {a} euros. What are {a} tickets?",
+    "It is {a} km to the sea. We drove {a}. How far is it still?", "{a} rows of {a} seats, how many seats?",
+    "Mia is {a}, her mother {a}. How old was her mother when Mia was born?", "{a} minutes after 10 o'clock?",
+    "I read {a} pages on Monday and {a} on Tuesday, how many in all?", "Each of {a} boxes holds {a} pens. Total?",
 ]  # fmt: skip
 ALIKE_HELD_OUT = [
     "Tell me the value of {few} * {many} + {few}", "Work out {many} - {few} * {few}, please.",
@@ -202,6 +237,54 @@ def alike(draw, form):
     return re.sub(r"\{\w*\}", lambda place: fill[place[0]](), form)
 
 
+def operand(draw):
+    """A number, mostly a whole one."""
+    whole = str(draw.randrange(1, 10 ** draw.choice([1, 1, 2, 2, 2, 3, 3, 4])))
+    tenths = f"{whole}.{draw.choice(['5', '25', '1', '05', '9', '75'])}"
+    return draw.choices([whole, tenths, draw.choice(WORDS), f"{whole}%", f"${whole}"], [80, 8, 8, 2, 2])[0]
+
+
+def mixed(draw):
+    """An expression that is neither a sum nor a product of two whole numbers."""
+    while True:
+        count = draw.choice([1, 2, 2, 3, 3, 3, 4, 5])
+        parts = [operand(draw) for _ in range(count + 1)]
+        signs = draw.choice(["+-", "*", "+*", "-*", "+-*", "/", "/+", "/-*", "^", "%"])
+        between = [draw.choice(signs) for _ in range(count)]
+        if count > 1 and draw.random() < 0.3:
+            first = draw.randrange(count)
+            parts[first], parts[first + 1] = f"({parts[first]}", f"{parts[first + 1]})"
+        text = parts[0] + "".join(f" {sign} {part}" for sign, part in zip(between, parts[1:]))
+        is_sum = re.fullmatch(r"\d+( [+-] \d+)+", text)
+        if is_sum or re.fullmatch(r"\d+ \* \d+", text):
+            continue
+        written = {
+            "*": ["*", "*", "×", "x", "times"], "/": ["/", "/", "÷", "divided by"], "^": ["^", "**", "to the power of"],
+            "+": ["+", "+", "+", "plus"], "-": ["-", "-", "-", "minus"], "%": ["%", "mod", "modulo"],
+        }  # fmt: skip
+        for sign in set(between):
+            text = text.replace(f" {sign} ", f" {draw.choice(written[sign])} ")
+        return re.sub(r" ([*+/-]) ", r"\1", text) if draw.random() < 0.2 else text
+
+
+def more_alike(draw):
+    """A question that looks like a sum or a product and is none."""
+    words = [*ANY, *MORE_ANY, *USUAL.values()]
+    kind = draw.choices(["mixed", "steps", "about"], [6, 2, 2])[0]
+    if kind == "mixed":
+        return draw.choice(words).format(mixed(draw))
+    fill = {
+        "{a}": lambda: str(draw.randrange(2, 10 ** draw.choice([1, 2, 2, 3]))),
+        "{then}": lambda: filled(draw.choice(THEN)),
+        "{}": lambda: arithmetic(draw, draw.choice(["sums", "products"]), False),
+    }
+
+    def filled(form):
+        return re.sub(r"\{\w*\}", lambda place: fill[place[0]](), form)
+
+    return filled(draw.choice(STEPS if kind == "steps" else ABOUT))
+
+
 def generated(family, size, seed):
     return list(reasoning_gym.create_dataset(family, size=size, seed=seed))
 
@@ -228,6 +311,26 @@ def train_rows(folder, held_out):
                 continue
             question = worded(draw, kind, asked, False)
             rows.append(row | {"question": question, "expression": asked, "answer": str(eval(asked))})
+    return rows
+
+
+def alike_rows(folder, held_out):
+    draw = random.Random(4)
+    other = others(draw, folder)
+    rows = []
+    while len(rows) < ALIKE_TRAIN:
+        kind = draw.choices(["sums", "products", "alike", "others"], [6, 5, 7, 2])[0]
+        row = {"id": f"alike-train-{len(rows)}", "source": kind}
+        if kind in ("alike", "others"):
+            asked = more_alike(draw) if kind == "alike" else next(other)
+            rows.append(row | {"source": "others", "question": asked})
+            continue
+        asked = arithmetic(draw, kind, False)
+        if asked in held_out:
+            continue
+        is_more = draw.random() < 0.5
+        question = draw.choice(MORE_ANY).format(asked) if is_more else worded(draw, kind, asked, False)
+        rows.append(row | {"question": question, "expression": asked, "answer": str(eval(asked))})
     return rows
 
 
@@ -284,6 +387,7 @@ def main():
         held_out |= {expression(row["question"]) for row in read(folder / f"{family}-test.jsonl")}
     train = train_rows(folder, held_out)
     write_rows(folder / "wide-train.jsonl", train)
+    write_rows(folder / "alike-train.jsonl", alike_rows(folder, held_out))
     write_rows(folder / "more-sums-test.jsonl", more_sums(folder, train, test))
     write_rows(folder / "wordings-test.jsonl", test)
     write_rows(folder / "others-test.jsonl", other_test_rows())

@@ -10,8 +10,10 @@ use super::devices;
 use super::golden::{continued, ids};
 use crate::gguf::{Entry, Gguf, TensorType, Writer};
 use crate::hint::Hint;
-use crate::model::generate::decoder::{Decoder, Shape};
+use crate::model::generate::decode::{SequenceCache, Span};
+use crate::model::generate::decoder::{Decoder, Scratch, Shape};
 use crate::model::generate::device::DeviceDecoder;
+use crate::model::generate::kv_cache::KvCache;
 use crate::model::slots::{EMBED, HEAD, NORM, Slot};
 use crate::model::spec::{Rope, RopeScaling};
 use crate::model::{Family, GgufType, Model, ModelError, Spec, Weights};
@@ -436,6 +438,21 @@ fn weights_that_are_no_numbers_are_named() {
     }
 }
 
+/// The log-probability of each of `tokens` after `prompt` and those before it.
+fn log_probs(decoder: &Decoder, prompt: &[u32], tokens: &[u32]) -> Vec<f32> {
+    let (mut cache, mut scratch) = (KvCache::default(), Scratch::default());
+    let all = [prompt, tokens].concat();
+    let mut log_prob = |at: usize| {
+        let known = &all[cache.len()..at];
+        let mut spans = [Span { cache: &mut cache, tokens: known, logits: true, adapter: None }];
+        let logits = decoder.logits(&mut spans, &mut scratch).next().unwrap();
+        let highest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let sum: f32 = logits.iter().map(|logit| (logit - highest).exp()).sum();
+        logits[all[at] as usize] - highest - sum.ln()
+    };
+    (prompt.len()..all.len()).map(&mut log_prob).collect()
+}
+
 /// `tests/golden/model/run.sh` runs it.
 #[test]
 #[ignore = "needs GREEDY_MODEL, a GGUF file, and GREEDY_TOKENS, made by tests/golden/model/greedy.py"]
@@ -451,6 +468,8 @@ fn greedy_tokens_of_a_real_model() {
         .map(|device| weights.to_device(&device).unwrap())
         .map(|weights| DeviceDecoder::new(&spec, &weights, Some(4096)).unwrap())
         .collect();
+    let file = Gguf::open(Path::new(&path)).unwrap();
+    let quantised = Decoder::from_gguf(Arc::new(Shape::new(&spec)), &file).unwrap();
     assert!(!lines.is_empty());
     for line in lines.lines() {
         let case: Value = serde_json::from_str(line).unwrap();
@@ -459,5 +478,11 @@ fn greedy_tokens_of_a_real_model() {
         for decoder in &on_gpus {
             assert_eq!(continued(decoder, &prompt, expected.len()), expected);
         }
+        // Its products round their inputs to eight bits, so its tokens may differ.
+        let exact = log_probs(&decoder, &prompt, &expected);
+        let rounded = log_probs(&quantised, &prompt, &expected);
+        let difference = exact.iter().zip(&rounded).map(|(a, b)| (a - b).abs()).sum::<f32>();
+        let mean = difference / expected.len() as f32;
+        assert!(mean > 0.0 && mean < 0.001, "{mean}");
     }
 }
