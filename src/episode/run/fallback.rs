@@ -72,7 +72,8 @@ impl Run<'_> {
         if reason == FinishReason::Deadline && Instant::now() >= self.deadline {
             return Err(EpisodeErrorKind::Deadline { limit_ms: limits.deadline_ms });
         }
-        if let (FinishReason::Budget, Some(max_cost)) = (reason, limits.max_cost) {
+        // Whatever ended the turns: the last of them may have spent it.
+        if let Some(max_cost) = limits.max_cost.filter(|_| self.is_over_budget()) {
             return Err(EpisodeErrorKind::Budget { max_cost });
         }
         let mut messages = self.large_model_opening()?;

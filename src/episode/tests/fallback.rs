@@ -139,10 +139,13 @@ async fn a_spent_budget_pays_for_no_further_call() {
     let policy = ScriptedPolicy::turns([ASK_A, ASK_B]);
     let model = Halting { knows_question: true };
     let participants = Participants { policy: &policy, large_model: &model, protocol: &protocol };
-    let request = request(Limits { max_cost: Some(0.5), ..Limits::default() });
-    let error = run_episode(participants, &request, &mut DiscardEvents).await.unwrap_err();
-    assert!(matches!(error.kind, EpisodeErrorKind::Budget { .. }), "{error}");
-    assert_eq!(error.usage.large_model.calls, 1);
+    // Also if the turn that spent it was the last one.
+    for max_turns in [8, 1] {
+        let request = request(Limits { max_cost: Some(0.5), max_turns, ..Limits::default() });
+        let error = run_episode(participants, &request, &mut DiscardEvents).await.unwrap_err();
+        assert!(matches!(error.kind, EpisodeErrorKind::Budget { .. }), "{error}");
+        assert_eq!(error.usage.large_model.calls, 1);
+    }
 }
 
 #[tokio::test]
