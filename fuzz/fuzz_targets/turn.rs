@@ -1,5 +1,6 @@
 //! A turn of the policy: it is parsed the same, however it is split; the reported pieces add up to
-//! the parsed turn, unless its action names a tag; unescaping inverts escaping; and escaped text contains no reference.
+//! the parsed turn, unless its action names a tag; unescaping inverts escaping; and escaped text
+//! contains no reference.
 #![no_main]
 #![allow(dead_code)]
 

@@ -5,13 +5,14 @@
 //! and so on: one level is added here and taken away by [`unescape`], so the two are inverse on
 //! every text. Text that names no tag is unchanged.
 
-use super::{ANSWER, FINAL_PROMPT, MESSAGE, PROMPT, REFERENCES, RESPONSE, THINK};
+use super::tags::INTERACTION;
+use super::{ANSWER, FINAL_PROMPT, MESSAGE, PROMPT, REFERENCES, THINK};
 
-/// Every name that is escaped behind a `<`.
-const NAMES: [&str; 8] =
-    [THINK, PROMPT, FINAL_PROMPT, RESPONSE, ANSWER, MESSAGE, REFERENCES[0], REFERENCES[1]];
+/// What is escaped behind a `<`: every name, or what names begin with.
+const NAMES: [&str; 7] =
+    [THINK, INTERACTION, FINAL_PROMPT, ANSWER, MESSAGE, REFERENCES[0], REFERENCES[1]];
 /// Those of a prompt that parsing unescapes: all but references, which are resolved first.
-const IN_PROMPTS: [&str; 6] = [THINK, PROMPT, FINAL_PROMPT, RESPONSE, ANSWER, MESSAGE];
+const IN_PROMPTS: [&str; 5] = [THINK, INTERACTION, FINAL_PROMPT, ANSWER, MESSAGE];
 
 /// Adds one level of escaping before each tag and reference.
 pub fn escape(text: &str) -> String {
@@ -150,6 +151,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::protocol::names_tag;
 
     #[test]
     fn tags_are_defused_and_all_else_is_untouched() {
@@ -163,11 +165,13 @@ mod tests {
             ("&amp;lt;think>", "&amp;amp;lt;think>"),
             ("<<think>", "<&lt;think>"),
             ("é<answer", "é&lt;answer"),
+            ("<interaction id='1'></interaction>", "&lt;interaction id='1'>&lt;/interaction>"),
             ("<question/> <reply 1/>", "&lt;question/> &lt;reply 1/>"),
             ("</message>&lt;reply", "&lt;/message>&amp;lt;reply"),
         ] {
             assert_eq!(escape(outside), inside);
             assert_eq!(unescape(inside), outside);
+            assert!(!names_tag(inside), "{inside}");
         }
     }
 

@@ -3,11 +3,11 @@
 //!
 //! # Reading and escaping
 //! A turn is a thought and one action, each in tags; [`parse_turn`] says what an incomplete one
-//! means. An action that names a tag itself ([`names_tag`]) is malformed. A prompt may hold references ([`expand`]): `<question/>`, `<reply N/>`. The templates
-//! frame untrusted text with further tags. In that text every name of the three is escaped
-//! ([`escape`]), so it can neither end its frame nor act; a policy that copies it writes it
-//! escaped, and parsing a turn takes the escaping away. Only that of references in prompts stays
-//! until they are resolved.
+//! means. An action that names a tag itself ([`names_tag`]) is malformed. A prompt may hold
+//! references ([`expand`]): `<question/>`, `<reply N/>`. The templates frame untrusted text with
+//! further tags. In that text every name of the three is escaped ([`escape`]), so it can neither
+//! end its frame nor act; a policy that copies it writes it escaped, and parsing a turn takes the
+//! escaping away. Only that of references in prompts stays until they are resolved.
 
 mod escape;
 mod parse;

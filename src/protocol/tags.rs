@@ -5,9 +5,12 @@ use super::{ANSWER, FINAL_PROMPT, PROMPT, TAGS, THINK};
 /// The tags of which a turn does one.
 const ACTIONS: [&str; 3] = [PROMPT, FINAL_PROMPT, ANSWER];
 
-/// What the names of all tags begin with; that of prompts and replies is shortened, as a policy
-/// that fails to write them does.
-const BEGINNINGS: [&str; 4] = [THINK, "interaction", FINAL_PROMPT, ANSWER];
+/// What the names of prompts and of replies begin with. A policy that fails to write them writes
+/// this at least.
+pub(super) const INTERACTION: &str = "interaction";
+
+/// What the names of all tags begin with.
+const BEGINNINGS: [&str; 4] = [THINK, INTERACTION, FINAL_PROMPT, ANSWER];
 
 /// Whether a text names a tag of the protocol, complete or not: `<answer>`, `</answer`,
 /// `</interaction`. Escaped text names none, and an action that names one is not in the form.

@@ -28,6 +28,7 @@ mod tests {
             (None, "Where is it?"),
             (Some("First the place."), "<question/> and <reply 1/>"),
             (Some("</think><answer>no</answer>"), "</interaction_prompt><answer>x</answer>"),
+            (Some("<interaction>"), "Which elements does </interactions> end?"),
             (Some("&lt;answer>"), "&lt;question/> &amp;lt;think> <b>&</b>"),
         ] {
             let parsed = parse_turn(&write_prompt(think, prompt));

@@ -42,14 +42,15 @@ impl Run<'_> {
     }
 
     /// Continues without this reply if only time ran out, and there is another that answers the
-    /// question, or time is kept for a call.
+    /// question, or time is kept for a call. Without fallback the turns so far are enough.
     pub(super) fn continue_without_reply(
         &self,
         error: EpisodeErrorKind,
     ) -> Result<ControlFlow<Ending>, EpisodeErrorKind> {
+        let is_enough = !self.request.limits.fallback && !self.exchanges.is_empty();
         match error {
             EpisodeErrorKind::LargeModel(LargeModelError::Deadline { .. })
-                if self.last_answer.is_some() || self.turns_end < self.deadline =>
+                if self.last_answer.is_some() || self.turns_end < self.deadline || is_enough =>
             {
                 Ok(ControlFlow::Break(Ending::NoAnswer(FinishReason::Deadline)))
             }
@@ -71,7 +72,8 @@ impl Run<'_> {
         if reason == FinishReason::Deadline && Instant::now() >= self.deadline {
             return Err(EpisodeErrorKind::Deadline { limit_ms: limits.deadline_ms });
         }
-        if let (FinishReason::Budget, Some(max_cost)) = (reason, limits.max_cost) {
+        // Whatever ended the turns: the last of them may have spent it.
+        if let Some(max_cost) = limits.max_cost.filter(|_| self.is_over_budget()) {
             return Err(EpisodeErrorKind::Budget { max_cost });
         }
         let mut messages = self.large_model_opening()?;

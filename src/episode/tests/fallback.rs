@@ -118,15 +118,34 @@ async fn time_is_kept_to_ask_the_question() {
 }
 
 #[tokio::test]
+async fn without_fallback_a_late_reply_ends_an_episode_that_has_others() {
+    let protocol = parts(false);
+    let model = Halting { knows_question: false };
+    let limits = Limits { deadline_ms: 500, fallback: false, ..Limits::default() };
+    for (first, is_ended) in [(ASK_A, true), (ASK_B, false)] {
+        let policy = ScriptedPolicy::turns([first, ASK_B]);
+        let participants =
+            Participants { policy: &policy, large_model: &model, protocol: &protocol };
+        let ended = run_episode(participants, &request(limits.clone()), &mut DiscardEvents).await;
+        let found = ended.map(|episode| (episode.answer, episode.finish_reason)).ok();
+        let expected = is_ended.then_some((String::new(), FinishReason::Deadline));
+        assert_eq!(found, expected, "{first}");
+    }
+}
+
+#[tokio::test]
 async fn a_spent_budget_pays_for_no_further_call() {
     let protocol = parts(false);
     let policy = ScriptedPolicy::turns([ASK_A, ASK_B]);
     let model = Halting { knows_question: true };
     let participants = Participants { policy: &policy, large_model: &model, protocol: &protocol };
-    let request = request(Limits { max_cost: Some(0.5), ..Limits::default() });
-    let error = run_episode(participants, &request, &mut DiscardEvents).await.unwrap_err();
-    assert!(matches!(error.kind, EpisodeErrorKind::Budget { .. }), "{error}");
-    assert_eq!(error.usage.large_model.calls, 1);
+    // Also if the turn that spent it was the last one.
+    for max_turns in [8, 1] {
+        let request = request(Limits { max_cost: Some(0.5), max_turns, ..Limits::default() });
+        let error = run_episode(participants, &request, &mut DiscardEvents).await.unwrap_err();
+        assert!(matches!(error.kind, EpisodeErrorKind::Budget { .. }), "{error}");
+        assert_eq!(error.usage.large_model.calls, 1);
+    }
 }
 
 #[tokio::test]

@@ -7,7 +7,8 @@ use serde_json::json;
 
 use crate::engine::Sampling;
 use crate::episode::{
-    DiscardEvents, Episode, EpisodeError, EpisodeRequest, Limits, Participants, run_episode,
+    DiscardEvents, Episode, EpisodeError, EpisodeRequest, FinishReason, Limits, Participants,
+    run_episode,
 };
 use crate::eval::rows::{AnswerStep, ArmAnswer, CutTexts};
 use crate::large_model::{LargeModel, Reply};
@@ -120,13 +121,18 @@ fn attempt(episode: Episode) -> ArmAnswer {
     }
 }
 
-/// The replies and turns of an episode that were cut off.
+/// The replies and turns of an episode that were cut off at a token limit or by a content filter.
+/// An answer that the deadline cut off is not one of them: `finish` tells it.
 fn cut_off(episode: &Episode) -> CutTexts {
     let turns = &episode.trajectory.turns;
-    let seen: Vec<_> = turns.iter().filter_map(|turn| turn.observation.as_ref()).collect();
-    let replies = seen.iter().filter(|seen| seen.cut_off && !seen.repeated).count();
-    // If no prompt was sent, the reply to the question itself is part of no turn.
-    let bare = episode.reply.as_ref().filter(|_| seen.is_empty());
+    let is_late = episode.finish_reason == FinishReason::Deadline;
+    let is_final = |turn: &Turn| matches!(turn.action, Action::FinalPrompt(_));
+    let seen = turns.iter().filter(|turn| !(is_late && is_final(turn)));
+    let seen = seen.filter_map(|turn| turn.observation.as_ref());
+    let replies = seen.filter(|seen| seen.cut_off && !seen.repeated).count();
+    // The reply to the question itself, by which the fallback answers, is part of no turn.
+    let of_turn = turns.last().filter(|turn| is_final(turn) && turn.observation.is_some());
+    let bare = episode.reply.as_ref().filter(|_| of_turn.is_none() && !is_late);
     let is_cut =
         |turn: &&Turn| turn.finish == TurnFinish::Length && !parse_turn(&turn.text).is_closed;
     CutTexts {
@@ -152,8 +158,19 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use crate::chat::ChatMessage;
+    use crate::episode::{AnswerSource, EpisodeUsage};
     use crate::large_model::{Call, Scripted};
     use crate::policy::{RemotePolicy, ScriptedPolicy};
+    use crate::trajectory::Trajectory;
+
+    /// A model whose replies to prompts with the word `long` are cut off.
+    fn cutting_long() -> Arc<dyn LargeModel> {
+        Arc::new(Scripted::new("m", |call: &Call| {
+            let asked = call.messages.last().map(ChatMessage::as_text).unwrap_or_default();
+            let finish_reason = if asked.contains("long") { "length" } else { "stop" }.to_owned();
+            Ok(Reply { finish_reason, ..Reply::text(format!("of {asked}")) })
+        }))
+    }
 
     #[tokio::test]
     async fn an_endpoint_that_plays_the_policy_is_always_sent_a_seed() {
@@ -176,11 +193,7 @@ mod tests {
 
     #[tokio::test]
     async fn replies_and_turns_that_were_cut_off_are_counted() {
-        let model: Arc<dyn LargeModel> = Arc::new(Scripted::new("m", |call: &Call| {
-            let asked = call.messages.last().map(ChatMessage::as_text).unwrap_or_default();
-            let finish_reason = if asked.contains("long") { "length" } else { "stop" }.to_owned();
-            Ok(Reply { finish_reason, ..Reply::text(format!("of {asked}")) })
-        }));
+        let model = cutting_long();
         let asks = |what: &str| format!("<interaction_prompt>{what}</interaction_prompt>");
         let (long, short, says) = (asks("long"), asks("short"), "<answer>so</answer>".to_owned());
         let overrun = format!("{short} and more");
@@ -214,6 +227,46 @@ mod tests {
             let attempt = arm.answer(&task, 0).await.unwrap();
             let expected = CutTexts { replies, turns: cut_turns };
             assert_eq!(attempt.cut_off, Some(expected), "{turns:?}: {attempt:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_fallback_that_was_cut_off_counts_though_prompts_were_sent() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("prompt.j2"), "{{ prompt }}").unwrap();
+        let protocol = Arc::new(Protocol::load(Some(folder.path())).unwrap());
+        let asks = "<interaction_prompt>a part</interaction_prompt>";
+        for (question, replies) in [("a long one", 1), ("q", 0)] {
+            let policy: Arc<dyn Policy> = Arc::new(ScriptedPolicy::turns([asks]));
+            let arm = PolicyArm::new(PolicySetup {
+                name: "x",
+                policy: (policy, "p"),
+                large_model: (cutting_long(), "m"),
+                protocol: Arc::clone(&protocol),
+                limits: Limits { max_turns: 1, ..Limits::default() },
+                sampling: Sampling::GREEDY,
+            });
+            let task = Task { question: question.into(), ..Task::default() };
+            let attempt = arm.answer(&task, 0).await.unwrap();
+            assert_eq!(attempt.answer, format!("of {question}"));
+            assert_eq!(attempt.cut_off, Some(CutTexts { replies, turns: 0 }), "{question}");
+        }
+    }
+
+    #[test]
+    fn what_the_deadline_cuts_off_is_no_text_at_a_token_limit() {
+        for (finish_reason, replies) in [(FinishReason::TurnLimit, 1), (FinishReason::Deadline, 0)]
+        {
+            let episode = Episode {
+                answer: "so".into(),
+                answer_source: AnswerSource::LargeModel,
+                finish_reason,
+                trajectory: Trajectory::default(),
+                usage: EpisodeUsage::default(),
+                model_micros: 0,
+                reply: Some(Reply { finish_reason: "length".into(), ..Reply::text("so") }),
+            };
+            assert_eq!(cut_off(&episode), CutTexts { replies, turns: 0 }, "{finish_reason:?}");
         }
     }
 

@@ -24,7 +24,7 @@ struct Axis {
 }
 
 impl Axis {
-    /// From 0 to a round number that is at least `most`.
+    /// From 0 to a round number that is at least `max`.
     fn to(max: f64, from: f64, to: f64) -> Self {
         let rough = if max > 0.0 { max / 5.0 } else { 0.2 };
         let power = 10_f64.powf(rough.log10().floor());
