@@ -268,7 +268,7 @@ async fn token_policies(
         let base = config.model_name();
         tracing::info!(
             hint = format!(
-                "a request names an adapter by the model `prompt-r1:{first}`; `--adapter FOLDER`, without a name, has one answer all other requests"
+                "a request names an adapter by its model, such as `prompt-r1:{first}`; an adapter without a name (`--adapter FOLDER`) answers all other requests"
             ),
             "requests that name no adapter are answered by the base `{base}` alone"
         );

@@ -36,19 +36,22 @@ pub fn misplaced<P: AsRef<Path>>(path: &Path, adapters: &[P]) -> Option<Reason> 
             hint: "give the model that it was made for, and this folder as its `adapter`"
         ));
     }
-    if path.is_dir() && !path.join("config.json").is_file() {
-        return Some(reason!(
-            "`{shown}` holds no `config.json`, so it is not the folder of a model";
-            hint: "give a folder with `config.json`, `tokenizer.json` and safetensors, or a `.gguf` file itself"
-        ));
-    }
     if has_adapter(path) && !adapters.iter().any(|adapter| is_same(adapter.as_ref(), path)) {
         return Some(reason!(
             "`{shown}` also holds an adapter, which is not applied";
             hint: "give the same folder as `adapter` (`--adapter`) too, or move `{ADAPTER_CONFIG}` out of it"
         ));
     }
-    pickled(path).map(|reason| reason.map_text(|text| format!("`{shown}` {text}")))
+    if let Some(reason) = pickled(path) {
+        return Some(reason.map_text(|text| format!("`{shown}` {text}")));
+    }
+    if path.is_dir() && !path.join("config.json").is_file() {
+        return Some(reason!(
+            "`{shown}` holds no `config.json`, so it is not the folder of a model";
+            hint: "give a folder with `config.json`, `tokenizer.json` and safetensors, or a `.gguf` file itself"
+        ));
+    }
+    None
 }
 
 /// What a GGUF file says that it is, other than a model: an adapter, or a part for images.
@@ -145,6 +148,7 @@ mod tests {
         let copied = with("copied", &[ADAPTER_CONFIG, TENSORS, "config.json"]);
         let both = with("both", &[ADAPTER_CONFIG, TENSORS, "config.json", "model.safetensors"]);
         let old = with("old", &["config.json", "pytorch_model.bin"]);
+        let bare = with("bare", &["pytorch_model.bin"]);
         let rest = with("rest", &[ADAPTER_CONFIG, "config.json", "model.safetensors"]);
         let empty = with("empty", &[]);
         let (file, gguf) = (model.join("model.safetensors"), folder.path().join("blob"));
@@ -167,6 +171,7 @@ mod tests {
             (&both, vec![&adapter], Some("also holds an adapter")),
             (&both, vec![&both], None),
             (&old, vec![], Some("`pytorch_model.bin`")),
+            (&bare, vec![], Some("`pytorch_model.bin`")),
             (&empty, vec![], Some("holds no `config.json`")),
             (&file, vec![], Some("is a file, and no GGUF file")),
         ] {

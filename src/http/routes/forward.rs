@@ -108,11 +108,13 @@ async fn pass(
 ) -> Result<Response, ApiError> {
     let ModelRequest { state, caller, method, uri, headers, body, started } = request;
     if LoopModel::of(&state.serving.large_models, model).is_some() {
+        let routes = match LoopModel::parse(model) {
+            Some(_) => "`/v1/chat/completions`, `/v1/responses`, `/v1/messages` and `/v1/solve`",
+            // `/v1/solve` has no field `model`.
+            None => "`/v1/chat/completions`, `/v1/responses` and `/v1/messages`",
+        };
         let (model, path) = (shorten(model), shorten(uri.path()));
-        let message = reason!(
-            "the model `{model}` is not at `{path}`";
-            hint: "it is at `/v1/chat/completions`, `/v1/responses`, `/v1/messages` and `/v1/solve`"
-        );
+        let message = reason!("the model `{model}` is not at `{path}`"; hint: "it is at {routes}");
         let error = ApiError::new(StatusCode::NOT_FOUND, "model_not_found", message);
         return Err(error.with_param("model"));
     }
