@@ -72,6 +72,7 @@ for arm in arms.values():
 assert arms["direct"]["calls"] == 1, arms["direct"]
 assert arms["script"]["calls"] > 1 and arms["policy"]["calls"] > 1, arms
 assert arms["policy"]["score"]["mean"] >= 3 / 8, arms["policy"]
+assert arms["policy"]["score"]["mean"] > arms["direct"]["score"]["mean"], arms
 
 other = json.load(open(f"{scratch}/other.json"))
 print(f"another kind of question: {other['answer']!r}")
