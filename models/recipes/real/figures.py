@@ -4,7 +4,7 @@
 An answer is right if its last number is the value of the question's expression: the metric `numeric`
 of `server eval`. Shares have Wilson's 95 % interval; two arms are compared on the questions that both
 answered, by the exact McNemar test. A reply that `max_tokens` cut is replaced by the same one with
-1,024 tokens (`whole-replies.jsonl.gz`), so that no arm loses by a limit.
+768 tokens (`whole-replies.jsonl.gz`), so that no arm loses by a limit.
 """
 
 import gzip
@@ -22,8 +22,13 @@ SOURCES = {
     "products": "products",
     "sums_worded": "sums in other wordings",
     "products_worded": "products in other wordings",
+    "sums_by_hand": "sums by hand",
+    "products_by_hand": "products by hand",
+    "alike_by_hand": "questions by hand that only look like these",
 }
-FILES = ["sums", "products", "third", "second-seed", "search", "wide", "more-sums", "every-way"]
+FILES = ["sums", "products", "third", "second-seed", "search", "wide", "more-sums", "every-way", "shipped", "by-hand"]
+# Questions with answers of their own; of others the answer is the value of their expression.
+BY_HAND = Path(__file__).parent / "by-hand.jsonl"
 # The limit that cut some replies.
 CUT_AT = 256
 # Parts of the identity of an arm, in order: the first that it contains names it.
@@ -44,8 +49,10 @@ POLICIES = {
     "d2d21204": "the first stage, seed 2",
     "cbef321c": "the second stage, seed 2",
     "5b6aaf1c": "an earlier third stage",
-    "67db4b11": "arithmetic",
-    "140af28c": "arithmetic",
+    "67db4b11": "the third stage",
+    "140af28c": "the third stage",
+    "9e96aa5c": "the third stage",
+    "@@NEW@@": "arithmetic",
     "59fa8c3f": "before GRPO",
     "18878edc": "after GRPO",
     # The base, which is also part of some names above.
@@ -53,13 +60,15 @@ POLICIES = {
 }
 ADAPTER = "arithmetic"
 UNCHANGED = "the question unchanged"
-# The arms of the large model alone, each with a prompt of its own.
-ALONE = {
+# What it is compared with: the large model alone, with one prompt each, and earlier stages.
+BESIDE = {
     UNCHANGED,
     "a prompt for a running total",
     "five worked examples",
     "a chain of thought",
     "the most frequent of 3 chains of thought",
+    "the first stage",
+    "the third stage",
 }
 # These ask the question unchanged, too.
 SAME = {"a searched prompt: the question unchanged", "SmolLM2-135M, untrained"}
@@ -75,6 +84,14 @@ def number(text):
     return float(found[-1].replace(",", "")) if found else None
 
 
+def golds():
+    with BY_HAND.open(encoding="utf-8") as lines:
+        return {row["id"]: row["answer"] for row in map(json.loads, lines)}
+
+
+GOLDS = golds()
+
+
 class Row:
     def __init__(self, row):
         key, answered = row["key"], row["outcome"]["answered"]
@@ -87,7 +104,8 @@ class Row:
         self.calls = large["calls"]
         self.read_and_written = tuple(used["prompt_tokens"] + used["completion_tokens"] for used in (large, policy))
         self.is_cut = self.calls == 1 and large["completion_tokens"] == CUT_AT
-        self.is_right = number(answered["answer"]) == eval(scripted.expression(key["question"]))
+        gold = GOLDS.get(self.id) or eval(scripted.expression(key["question"]))
+        self.is_right = number(answered["answer"]) == float(gold)
 
 
 def rows_of(*names):
@@ -174,7 +192,7 @@ def main():
     arms = load(*FILES)
     kinds = sorted({key[:2] for key in arms})
     found = {kind: table(arms, whole, *kind) for kind in kinds}
-    print("\n### The adapter beside each arm of the large model alone\n")
+    print("\n### The adapter beside other arms\n")
     print("| large model, questions | beside | points [95 %] | questions | p | with Holm's correction |")
     print("|---|---|---|---|---|---|")
     pairs = [
@@ -182,7 +200,7 @@ def main():
         for (large, source), here in found.items()
         if ADAPTER in here
         for arm, rows in here.items()
-        if arm in ALONE
+        if arm in BESIDE
     ]
     corrected = holm([pair[3][2] for pair in pairs])
     for (large, source, arm, (gain, interval, p, count)), p_holm in zip(pairs, corrected):

@@ -27,7 +27,7 @@ import reasoning_gym
 from families import FAMILIES, generate, normal, write_rows
 from scripted import expression, summed
 
-TRAIN, ALIKE_TRAIN, TEST = 3200, 1600, 200
+TRAIN, ALIKE_TRAIN, TEST = 3200, 2000, 200
 TEST_FAMILIES = ["chain_sum_short", "chain_sum", "products"]
 
 # Of every 20 training questions: sums, products, and others.
@@ -44,6 +44,17 @@ USUAL = {
     "sums": "State the final answer to the following arithmetic problem: {} =",
     "products": "Solve the following multiplication: {}. Give only the result as your final answer.",
 }
+MORE_OPERATORS = {
+    " + ": [" + ", " + ", " + ", "+", "+", " plus ", " plus "],
+    " - ": [" - ", " - ", " - ", "-", "-", " − ", " – ", " minus ", " minus "],
+    " * ": [" * ", " * ", "*", "*", " × ", "×", " x ", " x ", "x", " X ", " · ", " times ", " multiplied by "],
+}  # fmt: skip
+# Of two numbers.
+PAIRS = {
+    "+": ["the sum of {0} and {1}", "add {0} and {1}", "{1} added to {0}", "the total of {0} and {1}", "{0} and {1} together"],
+    "-": ["subtract {1} from {0}", "take {1} away from {0}", "{0} less {1}", "the difference {0} minus {1}", "{0} take away {1}"],
+    "*": ["the product of {0} and {1}", "multiply {0} by {1}", "multiply {0} and {1}", "{0} multiplied with {1}", "{0} lots of {1}"],
+}  # fmt: skip
 HELD_OUT = [
     "Could you tell me what {} is?", "Determine {} and reply with just the number.", "Result of {}?",
     "My calculator is broken. What would it show for {}?", "hey, a quick question: {}",
@@ -98,15 +109,26 @@ ALIKE_ALONE = [
     "What is {few} squared?", "What is {many} divided by {few}?", "Write Python code for {}.",
     "Double {many}, then add {few}.", "What is the remainder of {many} / {few}?", "Half of {many} is?",
 ]  # fmt: skip
-# More wordings of both, and more to do than an operation: `{a}` is a number.
-MORE_ANY = [
-    "Can you compute {}?", "Please evaluate {}", "{}? Only the number.", "How much does {} come to?",
-    "Work this out: {}", "I have to calculate {} for homework.", "{} please", "Question: {}",
-    "Let me know what {} gives.", "Task: compute {}. Output the final number only.", "In short: {}",
-    "What do you get for {}?", "Find {}.", "Answer this: {}", "calc {}", "solve for me: {}", "{} equals",
-    "The sum I am stuck on is {}", "Do the maths: {}", "Hi! What's the result if I enter {}?", "value of {}",
-    "Reply with the final value: {}", "Quickly, {}", "Here is an exercise.\n{}", "my bill says {}, so how much?",
+# Parts of more wordings, composed at random: what is in front, the question, and what follows.
+FRONT = [
+    "hi, ", "Hi! ", "hello ", "Hey, ", "ok so ", "please: ", "For homework: ", "I am stuck here. ", "Maths: ",
+    "Question: ", "Next one: ", "Q. ", "One more. ", "Here is an exercise.\n", "so ", "I forgot how this goes. ",
+    "Task: ", "sorry, ", "My bill: ", "Let me ask you this. ", "I am checking a receipt, ", "my teacher asks: ",
 ]  # fmt: skip
+CORES = [
+    "{}", "{}", "{} =", "{} = ?", "what is {}", "What is {}", "what's {}", "How much is {}", "calculate {}",
+    "compute {}", "solve {}", "evaluate {}", "work out {}", "find {}", "the value of {}", "what does {} equal",
+    "what does {} come to", "what do you get for {}", "{} equals", "{} is", "I need {}", "give me {}",
+    "can you calculate {}", "could you compute {}", "would you solve {} for me", "help me with {}", "do {}",
+    "I want to know {}", "what would {} be", "let me know what {} gives", "calc {}", "do you know {}",
+    "what will I get if I enter {}", "tell me how much {} is", "please find the answer to {}", "the answer to {}",
+]  # fmt: skip
+BEHIND = [
+    "?", "?", ".", ".", "!", "??", " please", " pls", " thanks", ", thank you", " (only the number)",
+    ". Only the number.", ". No explanation.", ", no working needed", ". Use digits.", " asap", ". Be brief.",
+    ". Final answer only.", " thx", ", please?", "? Short answer.", ". I only need the total.", "? I keep getting it wrong.",
+]  # fmt: skip
+# More to do than an operation: `{a}` is a number.
 STEPS = [
     "Compute {}, then {then}.", "Take {} and {then}.", "What is {} if you {then} afterwards?", "{} and {then}",
     "First find {}. After that, {then}.", "Start with {a}, add {a} and {then}.", "Add {a} to {a} and {then}.",
@@ -237,6 +259,33 @@ def alike(draw, form):
     return re.sub(r"\{\w*\}", lambda place: fill[place[0]](), form)
 
 
+def composed(draw, asked):
+    """The expression, or what else is asked, in a wording that is composed at random."""
+    asked = draw.choice(CORES).format(asked)
+    if draw.random() < 0.35:
+        asked = draw.choice(FRONT) + asked
+    if draw.random() < 0.6:
+        asked += draw.choice(BEHIND)
+    if draw.random() < 0.3:
+        asked = asked.lower()
+    if draw.random() < 0.15:
+        asked = asked.replace("'", "").replace(",", "")
+    return asked
+
+
+def written(draw, asked):
+    """A sum or a product with other signs, or in words."""
+    parts = asked.split(" ")
+    if len(parts) == 3 and draw.random() < 0.2:
+        return draw.choice(PAIRS[parts[1]]).format(parts[0], parts[2])
+    if "+" in parts and "-" not in parts and len(parts) > 3 and draw.random() < 0.15:
+        *listed, last = asked.split(" + ")
+        return draw.choice(["the sum of {} and {}", "add up {} and {}"]).format(", ".join(listed), last)
+    for sign, others in MORE_OPERATORS.items():
+        asked = asked.replace(sign, draw.choice(others))
+    return asked
+
+
 def operand(draw):
     """A number, mostly a whole one."""
     whole = str(draw.randrange(1, 10 ** draw.choice([1, 1, 2, 2, 2, 3, 3, 4])))
@@ -269,14 +318,15 @@ def mixed(draw):
 
 def more_alike(draw):
     """A question that looks like a sum or a product and is none."""
-    words = [*ANY, *MORE_ANY, *USUAL.values()]
-    kind = draw.choices(["mixed", "steps", "about"], [6, 2, 2])[0]
+    kind = draw.choices(["usual", "mixed", "steps", "about"], [1, 5, 2, 2])[0]
+    if kind == "usual":
+        return draw.choice([*ANY, *USUAL.values()]).format(mixed(draw))
     if kind == "mixed":
-        return draw.choice(words).format(mixed(draw))
+        return composed(draw, mixed(draw))
     fill = {
         "{a}": lambda: str(draw.randrange(2, 10 ** draw.choice([1, 2, 2, 3]))),
         "{then}": lambda: filled(draw.choice(THEN)),
-        "{}": lambda: arithmetic(draw, draw.choice(["sums", "products"]), False),
+        "{}": lambda: written(draw, arithmetic(draw, draw.choice(["sums", "products"]), False)),
     }
 
     def filled(form):
@@ -319,7 +369,7 @@ def alike_rows(folder, held_out):
     other = others(draw, folder)
     rows = []
     while len(rows) < ALIKE_TRAIN:
-        kind = draw.choices(["sums", "products", "alike", "others"], [6, 5, 7, 2])[0]
+        kind = draw.choices(["sums", "products", "alike", "others"], [8, 6, 7, 2])[0]
         row = {"id": f"alike-train-{len(rows)}", "source": kind}
         if kind in ("alike", "others"):
             asked = more_alike(draw) if kind == "alike" else next(other)
@@ -328,8 +378,8 @@ def alike_rows(folder, held_out):
         asked = arithmetic(draw, kind, False)
         if asked in held_out:
             continue
-        is_more = draw.random() < 0.5
-        question = draw.choice(MORE_ANY).format(asked) if is_more else worded(draw, kind, asked, False)
+        is_more = draw.random() < 0.7
+        question = composed(draw, written(draw, asked)) if is_more else worded(draw, kind, asked, False)
         rows.append(row | {"question": question, "expression": asked, "answer": str(eval(asked))})
     return rows
 
