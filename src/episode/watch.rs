@@ -48,9 +48,11 @@ impl<'a> TurnWatch<'a> {
             let event = match fragment {
                 Fragment::Think(text) => EpisodeEvent::Think(text),
                 Fragment::Prompt(text) | Fragment::FinalPrompt(text) => EpisodeEvent::Prompt(text),
-                Fragment::Answer(_) if self.drafts => continue,
+                // Where nobody watches, an answer is told by the episode alone: it may turn out to be
+                // malformed.
+                Fragment::Answer(_) if self.drafts || !self.events.is_live() => continue,
                 Fragment::Answer(text) => {
-                    self.has_answered |= self.events.is_live();
+                    self.has_answered = true;
                     EpisodeEvent::Answer(text, AnswerSource::Policy)
                 }
             };

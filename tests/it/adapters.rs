@@ -91,11 +91,13 @@ fn an_adapter_has_the_chat_template_that_its_base_lacks() {
     const TEMPLATE: &str = "chat_template.jinja";
     let folder = tempfile::tempdir().unwrap();
     let base = folder.path().join("base");
-    std::fs::create_dir(&base).unwrap();
-    for entry in std::fs::read_dir("models/policy").unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_file() {
-            std::fs::copy(&path, base.join(path.file_name().unwrap())).unwrap();
+    for part in ["", "templates"] {
+        std::fs::create_dir(base.join(part)).unwrap();
+        for entry in std::fs::read_dir(Path::new("models/policy").join(part)).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_file() {
+                std::fs::copy(&path, base.join(part).join(path.file_name().unwrap())).unwrap();
+            }
         }
     }
     let adapter = adapter(folder.path(), &base, "one", 1);

@@ -166,7 +166,7 @@ async fn another_model_is_refused_by_name_before_the_first_token() {
     }
     let server = server(Dialect::Completions, Flaw::None).await;
     let engine = engine(&config(Dialect::LlamaCpp, &[&server], json!({})));
-    assert!(engine.connect().await.unwrap_err().to_string().contains("no llama.cpp server"));
+    assert!(engine.connect().await.unwrap_err().to_string().contains("not a llama.cpp server"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

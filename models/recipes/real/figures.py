@@ -52,7 +52,7 @@ POLICIES = {
     "67db4b11": "the third stage",
     "140af28c": "the third stage",
     "9e96aa5c": "the third stage",
-    "@@NEW@@": "arithmetic",
+    "3c164f61": "arithmetic",
     "59fa8c3f": "before GRPO",
     "18878edc": "after GRPO",
     # The base, which is also part of some names above.

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes the conversations of a warm start: warm_start.py FAMILIES OUTPUT.jsonl [COUNT [best|every|wide|alike]]
+"""Writes the conversations of a warm start: warm_start.py FAMILIES OUTPUT.jsonl [COUNT [WAY]]
 
 FAMILIES is the folder that `families.py` made; only its training questions are used. `scripted.py`
 plays the policy, in several ways: some ask well and some badly, in shares that are fixed below and
@@ -13,8 +13,8 @@ shown, for a second stage (`warm-best.toml`); the questions are those that the f
 With `every`, all ways have equal shares: the choice is left to reinforcement learning
 (`warm-every.toml`, then `grpo-every.toml`). With `wide`, the best ways are shown for the questions
 that `wordings.py` wrote, with replies in more forms, and questions of other kinds are handed on to
-the large model (`warm-wide.toml`); `alike` is the same for its questions that more often only look
-like sums and products (`warm-alike.toml`).
+the large model (`warm-wide.toml`); `alike` and `composed` are the same for its questions that more
+often only look like sums and products (`warm-alike.toml`, `warm-composed.toml`).
 
 Each line is a conversation as `server train sft` reads it (`kind = "chat"`): the question, then the
 policy's turns and the replies in turn, by the templates beside this file.
@@ -83,6 +83,7 @@ def main():
         "every": (EVERY, WAYS, FORMS, 0),
         "wide": (WIDE, ["wide"], MORE_FORMS, 0),
         "alike": (WIDE, ["alike"], MORE_FORMS, 0),
+        "composed": (WIDE, ["composed"], MORE_FORMS, 0),
         None: (WAYS, WAYS, FORMS, 0),
     }
     shares, files, forms, begin = stages[sys.argv[4] if len(sys.argv) > 4 else None]

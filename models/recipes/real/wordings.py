@@ -7,7 +7,8 @@ are fixed, so the files are the same everywhere:
   wide-train.jsonl      sums and products in many wordings and sizes, each with its `expression`; and
                         questions of other kinds, which have none, some of which look like these
   alike-train.jsonl     the same with more wordings, and more questions that only look like sums or
-                        products: they are composed at random, so that hardly two have one form
+                        products: their expressions are composed at random
+  composed-train.jsonl  the same with wordings that are composed at random, too
   wordings-test.jsonl   sums and products in wordings that no training question has
   others-test.jsonl     questions of kinds that are in no training file
   alike-test.jsonl      questions that look like sums or products and are none, in forms that no
@@ -27,7 +28,7 @@ import reasoning_gym
 from families import FAMILIES, generate, normal, write_rows
 from scripted import expression, summed
 
-TRAIN, ALIKE_TRAIN, TEST = 3200, 2000, 200
+TRAIN, ALIKE_TRAIN, COMPOSED_TRAIN, TEST = 3200, 1600, 2000, 200
 TEST_FAMILIES = ["chain_sum_short", "chain_sum", "products"]
 
 # Of every 20 training questions: sums, products, and others.
@@ -109,7 +110,16 @@ ALIKE_ALONE = [
     "What is {few} squared?", "What is {many} divided by {few}?", "Write Python code for {}.",
     "Double {many}, then add {few}.", "What is the remainder of {many} / {few}?", "Half of {many} is?",
 ]  # fmt: skip
-# Parts of more wordings, composed at random: what is in front, the question, and what follows.
+# More wordings of both.
+MORE_ANY = [
+    "Can you compute {}?", "Please evaluate {}", "{}? Only the number.", "How much does {} come to?",
+    "Work this out: {}", "I have to calculate {} for homework.", "{} please", "Question: {}",
+    "Let me know what {} gives.", "Task: compute {}. Output the final number only.", "In short: {}",
+    "What do you get for {}?", "Find {}.", "Answer this: {}", "calc {}", "solve for me: {}", "{} equals",
+    "The sum I am stuck on is {}", "Do the maths: {}", "Hi! What's the result if I enter {}?", "value of {}",
+    "Reply with the final value: {}", "Quickly, {}", "Here is an exercise.\n{}", "my bill says {}, so how much?",
+]  # fmt: skip
+# Parts of still more, composed at random: what is in front, the question, and what follows.
 FRONT = [
     "hi, ", "Hi! ", "hello ", "Hey, ", "ok so ", "please: ", "For homework: ", "I am stuck here. ", "Maths: ",
     "Question: ", "Next one: ", "Q. ", "One more. ", "Here is an exercise.\n", "so ", "I forgot how this goes. ",
@@ -311,22 +321,30 @@ def mixed(draw):
             "*": ["*", "*", "×", "x", "times"], "/": ["/", "/", "÷", "divided by"], "^": ["^", "**", "to the power of"],
             "+": ["+", "+", "+", "plus"], "-": ["-", "-", "-", "minus"], "%": ["%", "mod", "modulo"],
         }  # fmt: skip
-        for sign in set(between):
+        for sign in sorted(set(between)):
             text = text.replace(f" {sign} ", f" {draw.choice(written[sign])} ")
         return re.sub(r" ([*+/-]) ", r"\1", text) if draw.random() < 0.2 else text
 
 
-def more_alike(draw):
+def more_alike(draw, is_composed):
     """A question that looks like a sum or a product and is none."""
-    kind = draw.choices(["usual", "mixed", "steps", "about"], [1, 5, 2, 2])[0]
+    words = [*ANY, *USUAL.values()] if is_composed else [*ANY, *MORE_ANY, *USUAL.values()]
+    shares = {"usual": 1, "mixed": 5} if is_composed else {"usual": 6}
+    shares |= {"steps": 2, "about": 2}
+    kind = draw.choices(list(shares), list(shares.values()))[0]
     if kind == "usual":
-        return draw.choice([*ANY, *USUAL.values()]).format(mixed(draw))
+        return draw.choice(words).format(mixed(draw))
     if kind == "mixed":
         return composed(draw, mixed(draw))
+
+    def exact(draw):
+        asked = arithmetic(draw, draw.choice(["sums", "products"]), False)
+        return written(draw, asked) if is_composed else asked
+
     fill = {
         "{a}": lambda: str(draw.randrange(2, 10 ** draw.choice([1, 2, 2, 3]))),
         "{then}": lambda: filled(draw.choice(THEN)),
-        "{}": lambda: written(draw, arithmetic(draw, draw.choice(["sums", "products"]), False)),
+        "{}": lambda: exact(draw),
     }
 
     def filled(form):
@@ -364,22 +382,27 @@ def train_rows(folder, held_out):
     return rows
 
 
-def alike_rows(folder, held_out):
+def alike_rows(folder, held_out, is_composed):
     draw = random.Random(4)
     other = others(draw, folder)
+    shares = [8, 6, 7, 2] if is_composed else [6, 5, 7, 2]
     rows = []
-    while len(rows) < ALIKE_TRAIN:
-        kind = draw.choices(["sums", "products", "alike", "others"], [8, 6, 7, 2])[0]
+    while len(rows) < (COMPOSED_TRAIN if is_composed else ALIKE_TRAIN):
+        kind = draw.choices(["sums", "products", "alike", "others"], shares)[0]
         row = {"id": f"alike-train-{len(rows)}", "source": kind}
         if kind in ("alike", "others"):
-            asked = more_alike(draw) if kind == "alike" else next(other)
+            asked = more_alike(draw, is_composed) if kind == "alike" else next(other)
             rows.append(row | {"source": "others", "question": asked})
             continue
         asked = arithmetic(draw, kind, False)
         if asked in held_out:
             continue
-        is_more = draw.random() < 0.7
-        question = composed(draw, written(draw, asked)) if is_more else worded(draw, kind, asked, False)
+        if draw.random() >= (0.7 if is_composed else 0.5):
+            question = worded(draw, kind, asked, False)
+        elif is_composed:
+            question = composed(draw, written(draw, asked))
+        else:
+            question = draw.choice(MORE_ANY).format(asked)
         rows.append(row | {"question": question, "expression": asked, "answer": str(eval(asked))})
     return rows
 
@@ -437,7 +460,8 @@ def main():
         held_out |= {expression(row["question"]) for row in read(folder / f"{family}-test.jsonl")}
     train = train_rows(folder, held_out)
     write_rows(folder / "wide-train.jsonl", train)
-    write_rows(folder / "alike-train.jsonl", alike_rows(folder, held_out))
+    write_rows(folder / "alike-train.jsonl", alike_rows(folder, held_out, False))
+    write_rows(folder / "composed-train.jsonl", alike_rows(folder, held_out, True))
     write_rows(folder / "more-sums-test.jsonl", more_sums(folder, train, test))
     write_rows(folder / "wordings-test.jsonl", test)
     write_rows(folder / "others-test.jsonl", other_test_rows())

@@ -29,7 +29,7 @@ async fn invalid_replies_are_errors() {
     let table = [
         ("malformed", "HTML", Script::bytes(200, "text/html", "<html>Sign in</html>")),
         ("malformed", "HTML", Script::bytes(200, "application/json", "<html>Sign in</html>")),
-        ("malformed", "no JSON", Script::bytes(200, "application/json", "{\"choices\": [")),
+        ("malformed", "not valid JSON", Script::bytes(200, "application/json", "{\"choices\": [")),
         ("malformed", "no message", Script::events(["{}"])),
         ("malformed", "is empty", Script::bytes(200, "application/json", "")),
         ("malformed", "no choices", Script::json(200, nothing)),
