@@ -27,7 +27,7 @@ use crate::trajectory::{
 };
 
 use super::estimate::{CallEstimate, estimate_of};
-use super::watch::TurnWatch;
+use super::watch::{TurnWatch, WatchedTurn};
 use super::{
     AnswerSource, CONTENTS, Episode, EpisodeError, EpisodeErrorKind, EpisodeEvent, EpisodeRequest,
     EpisodeUsage, EventSink, FinishReason, Participants, Replies, SPANS,
@@ -283,7 +283,12 @@ impl Run<'_> {
             sink.close().await?;
         }
         let has_answered = sink.has_answered();
-        let (text, parsed, mut writing) = sink.finish();
+        let WatchedTurn { text, parsed, mut writing, held_back } = sink.finish();
+        if matches!(parsed.action, Action::Answer(_)) {
+            for piece in held_back {
+                self.events.emit(EpisodeEvent::Answer(piece, AnswerSource::Policy)).await?;
+            }
+        }
         self.shown += TokenEstimate::of(&text);
         span.in_scope(|| tracing::info!(target: CONTENTS, text, "written"));
         let is_billed = match &written {

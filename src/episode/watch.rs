@@ -18,13 +18,25 @@ pub(super) struct TurnWatch<'a> {
     drafts: bool,
     /// Whether some of an answer was streamed to someone.
     has_answered: bool,
+    /// The pieces of an answer that nobody watches: it may turn out to be malformed.
+    held_back: Vec<String>,
     writing: CallEstimate,
+}
+
+/// A turn as it was watched.
+pub(super) struct WatchedTurn {
+    /// All of it, verbatim.
+    pub text: String,
+    pub parsed: ParsedTurn,
+    pub writing: CallEstimate,
+    /// The pieces of its answer, if they were not emitted.
+    pub held_back: Vec<String>,
 }
 
 impl<'a> TurnWatch<'a> {
     pub(super) fn new(events: &'a mut dyn EventSink, drafts: bool, writing: CallEstimate) -> Self {
         let parser = TurnParser::default();
-        Self { parser, events, drafts, has_answered: false, writing }
+        Self { parser, events, drafts, has_answered: false, held_back: Vec::new(), writing }
     }
 
     /// Whether some of an answer was streamed, which cannot be taken back.
@@ -32,9 +44,10 @@ impl<'a> TurnWatch<'a> {
         self.has_answered
     }
 
-    /// The turn so far, verbatim, its parsed content, and its usage.
-    pub(super) fn finish(self) -> (String, ParsedTurn, CallEstimate) {
-        (self.parser.text().to_owned(), self.parser.finish(), self.writing)
+    /// The turn so far.
+    pub(super) fn finish(self) -> WatchedTurn {
+        let Self { parser, writing, held_back, .. } = self;
+        WatchedTurn { text: parser.text().to_owned(), parsed: parser.finish(), writing, held_back }
     }
 
     /// Emits what was held back, at the end of the turn.
@@ -48,9 +61,11 @@ impl<'a> TurnWatch<'a> {
             let event = match fragment {
                 Fragment::Think(text) => EpisodeEvent::Think(text),
                 Fragment::Prompt(text) | Fragment::FinalPrompt(text) => EpisodeEvent::Prompt(text),
-                // Where nobody watches, an answer is told by the episode alone: it may turn out to be
-                // malformed.
-                Fragment::Answer(_) if self.drafts || !self.events.is_live() => continue,
+                Fragment::Answer(_) if self.drafts => continue,
+                Fragment::Answer(text) if !self.events.is_live() => {
+                    self.held_back.push(text);
+                    continue;
+                }
                 Fragment::Answer(text) => {
                     self.has_answered = true;
                     EpisodeEvent::Answer(text, AnswerSource::Policy)
