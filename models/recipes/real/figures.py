@@ -200,7 +200,7 @@ def main():
         for (large, source), here in found.items()
         if ADAPTER in here
         for arm, rows in here.items()
-        if arm in BESIDE
+        if arm in BESIDE and rows.keys() & here[ADAPTER].keys()
     ]
     corrected = holm([pair[3][2] for pair in pairs])
     for (large, source, arm, (gain, interval, p, count)), p_holm in zip(pairs, corrected):
