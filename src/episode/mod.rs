@@ -77,8 +77,8 @@ pub struct EpisodeRequest {
     pub limits: Limits,
     /// The number of turns that the opening shows to the policy. Default: that of `limits`.
     pub shown_turns: Option<usize>,
-    /// Whether the fallback takes the last reply whatever its prompt was, even if the large model was
-    /// not told the question.
+    /// Whether the fallback takes the last reply whatever its prompt was, even if the large model did
+    /// not get the question.
     pub takes_any_reply: bool,
     /// When the clock of the episode's deadline started.
     pub started: Instant,

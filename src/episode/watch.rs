@@ -18,7 +18,7 @@ pub(super) struct TurnWatch<'a> {
     drafts: bool,
     /// Whether some of an answer was streamed to someone.
     has_answered: bool,
-    /// The pieces of an answer that nobody watches: it may turn out to be malformed.
+    /// The pieces of an answer that is not streamed: it may turn out to be malformed.
     held_back: Vec<String>,
     writing: CallEstimate,
 }

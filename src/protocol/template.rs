@@ -193,8 +193,8 @@ impl Protocol {
         self.settings
     }
 
-    /// Whether `prompt.j2` adds the question to the first prompt. Otherwise the large model is told
-    /// only what the policy's prompts say.
+    /// Whether `prompt.j2` adds the question to the first prompt. Otherwise the large model gets
+    /// only what the policy's prompts contain.
     pub fn adds_question(&self) -> bool {
         self.adds_question
     }

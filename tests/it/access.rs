@@ -24,24 +24,24 @@ mod waiting;
 const CANCELLED: &str = "prompt_r1_episodes_total{finish_reason=\"cancelled\",policy=\"scripted\"}";
 
 /// A store of keys in a folder of its own.
-struct Keys {
+pub struct Keys {
     folder: TempDir,
     store: Store,
 }
 
 impl Keys {
-    async fn new() -> Self {
+    pub async fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::embedded(&folder.path().join("keys.db")).await.unwrap();
         Self { folder, store }
     }
 
     /// Stores a key with these limits; returns what its owner sends.
-    async fn make(&self, limits: Value) -> String {
+    pub async fn make(&self, limits: Value) -> String {
         make(&self.store, limits).await
     }
 
-    async fn access(&self) -> Arc<Access> {
+    pub async fn access(&self) -> Arc<Access> {
         let store = self.folder.path().join("keys.db");
         let config = AccessConfig { store, ..AccessConfig::default() };
         Arc::new(Access::open(&config, &|_| None).await.unwrap())

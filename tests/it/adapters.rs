@@ -4,14 +4,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor, safetensors};
-use prompt_r1::access::{Access, AccessConfig, KeyLimits, NewKey, Store};
 use prompt_r1::model::{Adapter, AdapterConfig, Projection, Spec};
 use prompt_r1::policy::ScriptedPolicy;
 use prompt_r1::protocol::Protocol;
 use reqwest::{Client, Response};
-use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 
+use crate::access::Keys;
 use crate::loopback::{Loopback, Script};
 use crate::one_file::tiny;
 use crate::process::{Process, run};
@@ -365,21 +364,13 @@ async fn the_model_of_a_request_names_its_policy() {
 #[tokio::test]
 async fn a_key_that_may_ask_the_loop_may_name_its_policy_and_one_may_have_that_alone() {
     let upstream = Loopback::start().await;
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("keys.db");
-    let store = Store::embedded(&path).await.unwrap();
-    let key = async |models: &[&str]| {
-        let limits: KeyLimits = serde_json::from_value(json!({"models": models})).unwrap();
-        let new = NewKey::new("test", limits, 1).unwrap();
-        store.create(&new).await.unwrap();
-        new.bearer.expose_secret().to_owned()
-    };
+    let keys = Keys::new().await;
+    let key = async |models: &[&str]| keys.make(json!({"models": models})).await;
     let (any, one) = (key(&["prompt-r1", "prompt-r1/test"]).await, key(&["prompt-r1:a"]).await);
-    let config = AccessConfig { store: path, ..AccessConfig::default() };
     let mut setup = Setup::policy(named("main"));
     setup.endpoint = json!({"api_key_env": "TEST_KEY"});
     setup.adapters = vec![Arc::new(named("a")), Arc::new(named("b"))];
-    setup.access = Some(Arc::new(Access::open(&config, &|_| None).await.unwrap()));
+    setup.access = Some(keys.access().await);
     let server = setup.start(&upstream).await;
     for (key, model, options, status) in [
         (&any, "prompt-r1:a", json!({}), 200),

@@ -2,12 +2,11 @@
 
 use std::sync::Arc;
 
-use prompt_r1::access::{Access, AccessConfig, KeyLimits, NewKey, Store};
 use prompt_r1::large_model::{Call, Reply, Scripted};
 use prompt_r1::policy::ScriptedPolicy;
-use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 
+use crate::access::Keys;
 use crate::loopback::{Loopback, Script};
 use crate::server::Setup;
 
@@ -73,20 +72,12 @@ async fn it_answers_alone_by_its_name() {
 #[tokio::test]
 async fn a_key_may_be_for_it_alone_or_for_the_loop_alone() {
     let upstream = Loopback::start().await;
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("keys.db");
-    let store = Store::embedded(&path).await.unwrap();
-    let key = async |models: &[&str]| {
-        let limits: KeyLimits = serde_json::from_value(json!({"models": models})).unwrap();
-        let new = NewKey::new("test", limits, 1).unwrap();
-        store.create(&new).await.unwrap();
-        new.bearer.expose_secret().to_owned()
-    };
+    let keys = Keys::new().await;
+    let key = async |models: &[&str]| keys.make(json!({"models": models})).await;
     let (alone, the_loop) = (key(&["local"]).await, key(&["prompt-r1", "prompt-r1/*"]).await);
-    let config = AccessConfig { store: path, ..AccessConfig::default() };
     let mut setup = setup();
     setup.endpoint = json!({"api_key_env": "TEST_KEY"});
-    setup.access = Some(Arc::new(Access::open(&config, &|_| None).await.unwrap()));
+    setup.access = Some(keys.access().await);
     let server = setup.start(&upstream).await;
     for (key, model, status) in [
         (&alone, "local", 200),

@@ -158,7 +158,7 @@ async fn a_malformed_answer_that_was_streamed_is_an_error() {
     let request = request(Limits::default());
     let error = run_episode(participants, &request, &mut events).await.unwrap_err();
     assert!(matches!(error.kind, EpisodeErrorKind::Malformed), "{error}");
-    // Where nobody saw it, the large model answers.
+    // If nothing was streamed, the large model answers.
     let episode = run_episode(participants, &request, &mut DiscardEvents).await.unwrap();
     assert_eq!((&*episode.answer, episode.finish_reason), ("r1", FinishReason::Malformed));
     assert_eq!(asked.lock().unwrap().len(), 1);
