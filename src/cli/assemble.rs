@@ -165,6 +165,7 @@ pub async fn local_policies(
     config: &PolicyConfig,
     engine: PolicyEngine,
 ) -> anyhow::Result<Vec<LocalPolicy>> {
+    let config = &with_adapters(config).await?;
     let named = config.model.as_deref().context("the policy's `model` is missing")?;
     let path = match engine {
         PolicyEngine::Tokens => hub::resolve_text(named).await?,
@@ -181,6 +182,15 @@ pub async fn local_policies(
     let found =
         found.with_context(|| format!("cannot find the base `{base}` of the adapter `{named}`"))?;
     token_policies(&config, engine, &found).await
+}
+
+/// The same policy with its adapters on this machine, and the name that it has by theirs.
+async fn with_adapters(config: &PolicyConfig) -> anyhow::Result<PolicyConfig> {
+    let mut found = PolicyConfig { name: Some(config.model_name()), ..config.clone() };
+    for adapter in found.adapter.iter_mut().chain(found.adapters.values_mut()) {
+        *adapter = hub::resolve_adapter(adapter).await?;
+    }
+    Ok(found)
 }
 
 /// Fails if `engine` does not serve an adapter that is named in the place of a model.
@@ -413,6 +423,8 @@ pub fn check_policy(config: &PolicyConfig) -> anyhow::Result<()> {
     if !path.exists() {
         return Ok(());
     }
+    config.adapter.take_if(|adapter| hub::is_elsewhere(adapter));
+    config.adapters.retain(|_, adapter| !hub::is_elsewhere(adapter));
     let adapters: Vec<PathBuf> =
         config.adapter.iter().chain(config.adapters.values()).cloned().collect();
     let text = policy_text(engine, &path, config.adapter.as_deref(), &adapters)?;

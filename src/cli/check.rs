@@ -198,8 +198,7 @@ fn token_servers(table: &str, tokens: &TokensConfig) -> String {
 
 /// Fails if the model of a run cannot be loaded, as far as that shows without its weights.
 pub(super) fn model_is_there(config: &StartConfig, is_policy: bool) -> Result<(), Failure> {
-    let named = config.path.as_ref().filter(|path| !path.exists()).and_then(|path| path.to_str());
-    if named.is_some_and(hub::is_hub_name) {
+    if config.path.iter().chain(&config.adapter).any(|path| hub::is_elsewhere(path)) {
         return Ok(());
     }
     config.check()?;

@@ -23,7 +23,7 @@ use super::{Failure, hub};
 pub struct ExportArgs {
     /// A folder, a `.gguf` file, a Hugging Face id, or `ID:FILE.gguf`
     model: String,
-    /// An adapter to merge into it: a folder as PEFT writes it
+    /// An adapter to merge into it: a folder as PEFT writes it, or a Hugging Face id
     #[arg(long, value_name = "FOLDER")]
     adapter: Option<PathBuf>,
     /// Write a folder with safetensors, tokenizer and chat template; it must be new or empty
@@ -63,9 +63,12 @@ pub fn run(args: ExportArgs) -> Result<(), Failure> {
     args.check()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let path = runtime.block_on(hub::resolve(&args.model))?;
+    let adapter = args.adapter.as_ref();
+    let adapter =
+        adapter.map(|adapter| runtime.block_on(hub::resolve_adapter(adapter))).transpose()?;
     let config = StartConfig {
         path: Some(path.clone()),
-        adapter: args.adapter.clone(),
+        adapter: adapter.clone(),
         ..StartConfig::default()
     };
     if Adapter::is_adapter_only(&path)
@@ -77,7 +80,7 @@ pub fn run(args: ExportArgs) -> Result<(), Failure> {
     config.check()?;
     let start = Start::open(&config, path.clone(), 0)?;
     let weights = start.model.merged().map_err(anyhow::Error::from)?;
-    if let Some(adapter) = &args.adapter {
+    if let Some(adapter) = &adapter {
         let merged = check_finite(adapter, &weights.named(start.model.spec()));
         merged.map_err(anyhow::Error::from).context("the adapter cannot be merged")?;
     }

@@ -43,6 +43,17 @@ pub async fn resolve_path(path: &Path) -> anyhow::Result<PathBuf> {
     }
 }
 
+/// The folder of an adapter, by its path or its id on the hub.
+///
+/// # Errors
+/// As [`resolve`], for an id. What is neither is left to the one who reads the folder.
+pub async fn resolve_adapter(adapter: &Path) -> anyhow::Result<PathBuf> {
+    match is_elsewhere(adapter) {
+        true => resolve_path(adapter).await,
+        false => Ok(adapter.to_owned()),
+    }
+}
+
 /// The same without the weights, which servers have: all other files of an id are downloaded.
 ///
 /// # Errors
@@ -101,6 +112,11 @@ async fn find(model: &str, wanted: FileSelection) -> anyhow::Result<PathBuf> {
 /// Whether this is the name of a model on the hub.
 pub fn is_hub_name(model: &str) -> bool {
     HubModel::parse(model).is_some()
+}
+
+/// Whether `path` is the name of something on the hub, and not of a file or folder here.
+pub fn is_elsewhere(path: &Path) -> bool {
+    !path.exists() && path.to_str().is_some_and(is_hub_name)
 }
 
 /// What a name refers to on the hub: a whole model, or one GGUF file.

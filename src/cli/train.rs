@@ -139,11 +139,14 @@ pub(super) fn grpo_config(file: &ConfigFile) -> Result<GrpoConfig, Failure> {
     Ok(written.preset.complete(file.parse()?)?)
 }
 
-/// Downloads a model that is named by its hub id.
+/// Downloads a model and an adapter that are named by their hub ids.
 fn find(start: &mut StartConfig) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     if let Some(path) = &start.path {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         start.path = Some(runtime.block_on(hub::resolve_path(path))?);
+    }
+    if let Some(adapter) = &start.adapter {
+        start.adapter = Some(runtime.block_on(hub::resolve_adapter(adapter))?);
     }
     Ok(())
 }

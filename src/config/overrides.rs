@@ -17,8 +17,8 @@ pub struct Overrides {
     /// The policy: a folder, a `.gguf` file, a Hugging Face id, or `ID:FILE.gguf`
     #[arg(long, value_name = "MODEL", env = "PROMPT_R1_POLICY")]
     pub policy: Option<String>,
-    /// An adapter for the policy: a folder as PEFT writes it. With a name, the flag can
-    /// be repeated: each adapter is then a policy of its own
+    /// An adapter for the policy: a folder as PEFT writes it, or a Hugging Face id. With a name, the
+    /// flag can be repeated: each adapter is then a policy of its own
     #[arg(long, value_name = "[NAME=]FOLDER", env = "PROMPT_R1_ADAPTER")]
     pub adapter: Vec<NamedAdapter>,
     /// What runs the policy

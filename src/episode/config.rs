@@ -41,7 +41,7 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            max_turns: 8,
+            max_turns: 16,
             max_turn_tokens: 1024,
             max_policy_tokens: 8192,
             observation_chars: 2048,

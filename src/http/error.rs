@@ -235,14 +235,14 @@ impl ApiError {
             EngineError::Sampling(_) => {
                 Self::bad_request("unsupported_sampling", error.reason()).with_param("temperature")
             }
-            // A policy whose tokenizer and model do not fit: no further try helps.
-            EngineError::InvalidRequest(_) => {
-                tracing::error!(%error, "the policy's engine refused a request");
-                Self::internal()
+            // A policy whose tokenizer and model do not fit, or whose weights are damaged: no further
+            // try helps.
+            EngineError::InvalidRequest(_) | EngineError::NotNumbers { .. } => {
+                tracing::error!(error = error.explained(), "the policy's engine cannot answer");
+                Self { forbids_retry: true, ..Self::internal() }
             }
             // Addresses are not the client's business.
             EngineError::Stopped(_)
-            | EngineError::NotNumbers { .. }
             | EngineError::Load { .. }
             | EngineError::Server { .. }
             | EngineError::OtherModel { .. } => {
@@ -386,5 +386,21 @@ mod tests {
 
         let plain = ApiError::bad_request("invalid_value", "it is too long").object();
         assert_eq!((plain.message.as_str(), plain.hint), ("it is too long", None));
+    }
+
+    #[test]
+    fn a_client_tries_again_only_if_that_can_help() {
+        for (error, status, tries_again) in [
+            (EngineError::Overloaded, StatusCode::TOO_MANY_REQUESTS, true),
+            (EngineError::Stopped("killed".into()), StatusCode::SERVICE_UNAVAILABLE, true),
+            (EngineError::NotNumbers { tokens: 7 }, StatusCode::INTERNAL_SERVER_ERROR, false),
+        ] {
+            let response = ApiError::of_engine(&error).into_response();
+            assert_eq!(response.status(), status, "{error}");
+            let headers = response.headers();
+            assert_eq!(headers.contains_key("retry-after"), tries_again, "{error}");
+            let forbidden = headers.get("x-should-retry").is_some_and(|value| value == "false");
+            assert_eq!(forbidden, !tries_again, "{error}");
+        }
     }
 }

@@ -23,7 +23,7 @@ pub struct StartConfig {
     pub templates: Option<PathBuf>,
     /// Train a new low-rank adapter instead of the weights.
     pub lora: Option<AdapterConfig>,
-    /// Or continue training the adapter in this PEFT folder.
+    /// Or continue training the adapter in this PEFT folder, or of this Hugging Face id.
     pub adapter: Option<PathBuf>,
     /// The device of training, and of sampling in GRPO.
     pub device: DeviceChoice,

@@ -162,6 +162,14 @@ async fn an_adapter_by_its_id_with_its_base() {
     assert_eq!(hub.asked(), ["adapter_config.json", "adapter_model.safetensors"]);
     let offline = [("HF_HUB_OFFLINE", "1")];
     assert_eq!(episode(solve(ADAPTER, &hub.url, home.path(), &offline)), expected);
+    // Beside a base on this machine.
+    let home = TempDir::new().unwrap();
+    let beside =
+        |adapter| solve("models/policy", &hub.url, home.path(), &[("PROMPT_R1_ADAPTER", adapter)]);
+    assert_eq!(episode(beside(ADAPTER)), expected);
+    assert_eq!(hub.asked(), ["adapter_config.json", "adapter_model.safetensors"]);
+    let (status, text) = beside("someone/nothing");
+    assert!(status == 1 && text.contains("someone/nothing"), "{status}: {text}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

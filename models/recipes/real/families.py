@@ -5,7 +5,8 @@ Needs `pip install reasoning-gym==0.1.25`. Every family becomes FOLDER/NAME-trai
 FOLDER/NAME-test.jsonl; the seeds are fixed, so the files are the same everywhere. No question of a
 test file stands in its train file. `mixture-train.jsonl` and `mixture-validation.jsonl` are what a
 policy is trained on: the training questions of some families by turns, of which the last of each are
-for validation. `mixture-easy-train.jsonl` has the easier ones, which are sometimes answered right.
+for validation. `mixture-easy-train.jsonl` has the easier ones, which are sometimes answered right, and
+`differences-train.jsonl` short sums with something to subtract, and a fifth of easy products.
 
 GSM8K_FOLDER holds `gsm8k-train.jsonl` and `gsm8k-test.jsonl` as published; with `gsm8k.parquet` in
 it too (needs `pip install pyarrow`), questions that also stand there are left out of training. The
@@ -42,6 +43,7 @@ FAMILIES = {
 }
 
 MIXTURE, VALIDATION = ("chain_sum_short", "products"), 24
+DIFFERENCES_VALIDATION = 48
 
 
 def normal(question):
@@ -87,11 +89,24 @@ def write_families(folder):
         write_rows(folder / f"mixture-{split}.jsonl", mixed)
     easy = [[row for row in rows[:-VALIDATION] if is_easy(row)] for rows in parts]
     write_rows(folder / "mixture-easy-train.jsonl", mixture(easy))
+    sums, products = parts
+    differences = [row for row in sums if is_difference(row)]
+    write_rows(folder / "differences-validation.jsonl", differences[-DIFFERENCES_VALIDATION:])
+    products = iter(row for row in products if is_easy(row))
+    mixed = []
+    for number, row in enumerate(differences[:-DIFFERENCES_VALIDATION]):
+        mixed += [row, next(products)] if number % 4 == 3 else [row]
+    write_rows(folder / "differences-train.jsonl", mixed)
 
 
 def mixture(parts):
     """The rows of all parts by turns."""
     return [row for turn in zip_longest(*parts) for row in turn if row]
+
+
+def is_difference(row):
+    """Whether this is a sum of two or three terms, of which one at least is subtracted."""
+    return " - " in row["question"] and len(re.findall(r"\d+", row["question"])) <= 3
 
 
 def is_easy(row):

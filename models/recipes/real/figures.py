@@ -26,7 +26,7 @@ SOURCES = {
     "products_by_hand": "products by hand",
     "alike_by_hand": "questions by hand that only look like these",
 }
-FILES = ["sums", "products", "third", "second-seed", "search", "wide", "more-sums", "every-way", "shipped", "by-hand"]
+FILES = ["sums", "products", "third", "second-seed", "search", "wide", "more-sums", "every-way", "shipped", "by-hand", "compared"]
 # Questions with answers of their own; of others the answer is the value of their expression.
 BY_HAND = Path(__file__).parent / "by-hand.jsonl"
 # The limit that cut some replies.
@@ -103,7 +103,8 @@ class Row:
         policy, large = (answered["usage"][role] for role in ("policy", "large_model"))
         self.calls = large["calls"]
         self.read_and_written = tuple(used["prompt_tokens"] + used["completion_tokens"] for used in (large, policy))
-        self.is_cut = self.calls == 1 and large["completion_tokens"] == CUT_AT
+        has_more = '"max_tokens\\":768' in key["arm"]
+        self.is_cut = self.calls == 1 and large["completion_tokens"] == CUT_AT and not has_more
         gold = GOLDS.get(self.id) or eval(scripted.expression(key["question"]))
         self.is_right = number(answered["answer"]) == float(gold)
 

@@ -17,6 +17,8 @@ the families that they know:
   digits         products       as `places`, but the zeros are left out and put back, and of each sum
                                 only the digits that change are asked for
   best           both           `apart` or `digits`
+  columns        both           as by hand, one digit at a time; its thoughts are not what a policy could go
+                                on from
   hand_on        any            the large model answers, from the question itself
 """
 
@@ -143,11 +145,64 @@ def best(question, replies):
     return (digits if "*" in question else apart)(question, replies)
 
 
+def columns(question, replies):
+    def ask(first, sign, second):
+        asked = f"{first} {sign} {second}"
+        # Nothing to find out.
+        if "0" in (str(first), str(second)) or "1" in (str(first), str(second)) and sign == "*":
+            return eval(asked)
+        return replies.ask(asked, f"What is {asked}?")
+
+    if "*" in question:
+        first, second = expression(question).split(" * ")
+        found = multiply(first, second, ask)
+    else:
+        plus, minus = 0, 0
+        for term in terms(question):
+            if term > 0:
+                plus = add(plus, term, ask) if plus else term
+            else:
+                minus = add(minus, -term, ask) if minus else -term
+        found = subtract(plus, minus, ask) if plus >= minus else -subtract(minus, plus, ask)
+    raise Turn(str(found), answer=str(found))
+
+
+def add(first, second, ask):
+    """The sum of two numbers, a digit at a time; the carry is added without asking."""
+    first, second = sorted([first, second])
+    if not first:
+        return second
+    found = ask(first % 10, "+", second % 10)
+    return 10 * add(first // 10, second // 10 + found // 10, ask) + found % 10
+
+
+def subtract(first, second, ask):
+    """The difference of two numbers, the larger first, a digit at a time."""
+    if not second:
+        return first
+    last, taken = first % 10, second % 10
+    is_borrowed = last < taken
+    found = ask(10 * is_borrowed + last, "-", taken)
+    return 10 * subtract(first // 10 - is_borrowed, second // 10, ask) + found % 10
+
+
+def multiply(first, second, ask):
+    """The product of two numbers, as by hand, with one digit of each at a time."""
+    found = 0
+    for digit in second:
+        product, carry = 0, 0
+        for place, other in enumerate(reversed(first)):
+            carry, last = divmod(ask(other, "*", digit) + carry, 10)
+            product += 10**place * last
+        found = add(10 * found, product + 10 ** len(first) * carry, ask)
+    return found
+
+
 def hand_on(question, replies):
     raise Turn("another kind of question", final_prompt="<question/>")
 
 
-WAYS = {way.__name__: way for way in (whole, left_to_right, apart, places, digits, best, hand_on)}
+WAYS = {way.__name__: way for way in (whole, left_to_right, apart, places, digits, best, columns, hand_on)}
 
 
 def turn(way, question, replies):
