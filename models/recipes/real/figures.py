@@ -26,7 +26,7 @@ SOURCES = {
     "products_by_hand": "products by hand",
     "alike_by_hand": "questions by hand that only look like these",
 }
-FILES = ["sums", "products", "third", "second-seed", "search", "wide", "more-sums", "every-way", "shipped", "by-hand", "compared"]
+FILES = ["sums", "products", "third", "second-seed", "search", "wide", "more-sums", "every-way", "shipped", "by-hand", "differences"]
 # Questions with answers of their own; of others the answer is the value of their expression.
 BY_HAND = Path(__file__).parent / "by-hand.jsonl"
 # The limit that cut some replies.
@@ -52,7 +52,8 @@ POLICIES = {
     "67db4b11": "the third stage",
     "140af28c": "the third stage",
     "9e96aa5c": "the third stage",
-    "3c164f61": "arithmetic",
+    "3c164f61": "the fourth stage",
+    "5343f05a": "arithmetic",
     "59fa8c3f": "before GRPO",
     "18878edc": "after GRPO",
     # The base, which is also part of some names above.
@@ -68,7 +69,7 @@ BESIDE = {
     "a chain of thought",
     "the most frequent of 3 chains of thought",
     "the first stage",
-    "the third stage",
+    "the fourth stage",
 }
 # These ask the question unchanged, too.
 SAME = {"a searched prompt: the question unchanged", "SmolLM2-135M, untrained"}
