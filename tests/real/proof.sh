@@ -71,7 +71,7 @@ for arm in arms.values():
 # step by step does not.
 assert arms["direct"]["calls"] == 1, arms["direct"]
 assert arms["script"]["calls"] > 1 and arms["policy"]["calls"] > 1, arms
-assert arms["policy"]["score"]["mean"] >= 6 / 8, arms["policy"]
+assert arms["policy"]["score"]["mean"] >= 4 / 8, arms["policy"]
 assert arms["policy"]["score"]["mean"] > arms["direct"]["score"]["mean"], arms
 
 other = json.load(open(f"{scratch}/other.json"))
