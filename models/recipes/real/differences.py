@@ -4,7 +4,7 @@
 FAMILIES is the folder that `families.py` and `wordings.py` made. Two thirds are the first turn of a
 difference of two numbers, in which a policy decides which to subtract from which; a quarter are sums
 with something to subtract; and a tenth the conversations of the fourth stage, so that nothing else is
-forgotten. No expression of a test file is among them.
+forgotten. No test question is among them.
 """
 
 import json
