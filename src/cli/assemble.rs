@@ -423,11 +423,11 @@ pub fn check_policy(config: &PolicyConfig) -> anyhow::Result<()> {
     if !path.exists() {
         return Ok(());
     }
-    config.adapter.take_if(|adapter| hub::is_elsewhere(adapter));
-    config.adapters.retain(|_, adapter| !hub::is_elsewhere(adapter));
+    let is_here = |adapter: &&PathBuf| !hub::is_elsewhere(adapter);
+    let own = config.adapter.as_ref().filter(is_here);
     let adapters: Vec<PathBuf> =
-        config.adapter.iter().chain(config.adapters.values()).cloned().collect();
-    let text = policy_text(engine, &path, config.adapter.as_deref(), &adapters)?;
+        own.into_iter().chain(config.adapters.values().filter(is_here)).cloned().collect();
+    let text = policy_text(engine, &path, own.map(PathBuf::as_path), &adapters)?;
     check_adapters(&path, &text, &adapters)?;
     let choice = EngineChoice::resolve(engine, &config, &path);
     choice.check(&path)?;

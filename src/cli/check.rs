@@ -198,9 +198,11 @@ fn token_servers(table: &str, tokens: &TokensConfig) -> String {
 
 /// Fails if the model of a run cannot be loaded, as far as that shows without its weights.
 pub(super) fn model_is_there(config: &StartConfig, is_policy: bool) -> Result<(), Failure> {
-    if config.path.iter().chain(&config.adapter).any(|path| hub::is_elsewhere(path)) {
+    if config.path.as_ref().is_some_and(|path| hub::is_elsewhere(path)) {
         return Ok(());
     }
+    let adapter = config.adapter.clone().filter(|adapter| !hub::is_elsewhere(adapter));
+    let config = &StartConfig { adapter, ..config.clone() };
     config.check()?;
     if let Some(path) = &config.path {
         let text = text_of(path, config.adapter.as_deref(), is_policy)?;

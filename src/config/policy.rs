@@ -50,12 +50,12 @@ pub struct PolicyConfig {
     /// Default: the bundled policy, if the large model is the bundled one.
     pub model: Option<String>,
     /// The folder of an adapter for `model`, as PEFT and this program's training write it, or its id
-    /// on the hub: the policy is the model with it. The engine `native` computes it beside the weights, which stay
-    /// as they are.
+    /// on the hub: the policy is the model with it. The engine `native` computes it beside the
+    /// weights, which stay as they are.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub adapter: Option<PathBuf>,
-    /// Folders or ids of further adapters for `model`. Each is a policy of its own, by the name that it
-    /// has here, on the same weights.
+    /// Folders or ids of further adapters for `model`. Each is a policy of its own, by the name that
+    /// it has here, on the same weights.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub adapters: BTreeMap<String, PathBuf>,
     /// Its name in replies and metrics. Default: the last part of `adapter`, or else of `model`,
