@@ -39,7 +39,12 @@ schema_version = 1
 output = "$scratch/table"
 max_in_flight = 4
 templates = "models/recipes/real/templates"
-arms = ["direct", "script=script:python3 models/recipes/real/scripted.py best", "policy=policy:$scratch/policy"]
+arms = [
+  "direct",
+  "script=script:python3 models/recipes/real/scripted.py best",
+  "columns=script:python3 models/recipes/real/scripted.py columns",
+  "policy=policy:$scratch/policy",
+]
 data = [{ kind = "file", path = "$scratch/sums.jsonl" }]
 metrics.by_source.sums = "numeric"
 policy.sampling = { temperature = 0.0, top_p = 1.0 }
@@ -72,6 +77,8 @@ for arm in arms.values():
 assert arms["direct"]["calls"] == 1, arms["direct"]
 assert arms["script"]["calls"] > 1 and arms["policy"]["calls"] > 1, arms
 assert arms["policy"]["score"]["mean"] >= 4 / 8, arms["policy"]
+# It makes hardly a mistake with single digits.
+assert arms["columns"]["score"]["mean"] >= 6 / 8, arms["columns"]
 assert arms["policy"]["score"]["mean"] > arms["direct"]["score"]["mean"], arms
 
 other = json.load(open(f"{scratch}/other.json"))

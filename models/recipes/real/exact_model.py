@@ -2,7 +2,8 @@
 """A large model that makes no mistakes: exact_model.py [PORT]
 
 An OpenAI-compatible endpoint on loopback that answers "What is 12 + 34?" with "12 + 34 equals 46.",
-and anything else with "No.". Against it, a policy's answers are wrong only by its own mistakes.
+fills in the results of several operations ("1 + 3 =", each on a line), and answers anything else with
+"No.". Against it, a policy's answers are wrong only by its own mistakes.
 """
 
 import json
@@ -14,6 +15,10 @@ OPERATION = re.compile(r"-?\d+( [-+*] -?\d+)+")
 
 
 def reply(prompt):
+    head, *lines = prompt.split("\n")
+    asked = [line.removesuffix(" =") for line in lines if head == "Fill in the results:"]
+    if asked and all(map(OPERATION.fullmatch, asked)):
+        return "\n".join(f"{each} = {eval(each)}" for each in asked)
     asked = OPERATION.fullmatch(prompt.removeprefix("What is ").removesuffix("?"))
     # Whole numbers and operators alone, by the expression above.
     return f"{asked[0]} equals {eval(asked[0])}." if asked else "No."

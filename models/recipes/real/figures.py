@@ -26,7 +26,7 @@ SOURCES = {
     "products_by_hand": "products by hand",
     "alike_by_hand": "questions by hand that only look like these",
 }
-FILES = ["sums", "products", "third", "second-seed", "search", "wide", "more-sums", "every-way", "shipped", "by-hand", "differences"]
+FILES = ["sums", "products", "third", "second-seed", "search", "wide", "more-sums", "every-way", "shipped", "by-hand", "differences", "columns"]
 # Questions with answers of their own; of others the answer is the value of their expression.
 BY_HAND = Path(__file__).parent / "by-hand.jsonl"
 # The limit that cut some replies.
@@ -34,9 +34,11 @@ CUT_AT = 256
 # Parts of the identity of an arm, in order: the first that it contains names it.
 PROMPTS = {
     "first prompt of": "the first prompt alone",
+    "scripted.py columns": "a script, by columns",
     '"script ': "a script",
     '"samples":3': "the most frequent of 3 chains of thought",
     "step by step": "a chain of thought",
+    "write 6, carry 5": "three worked examples by columns",
     "57 * 87": "five worked examples",
     "running total": "a prompt for a running total",
     '"prompt":"{question}"': "a searched prompt: the question unchanged",
@@ -66,6 +68,7 @@ BESIDE = {
     UNCHANGED,
     "a prompt for a running total",
     "five worked examples",
+    "three worked examples by columns",
     "a chain of thought",
     "the most frequent of 3 chains of thought",
     "the first stage",

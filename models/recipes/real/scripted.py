@@ -17,14 +17,14 @@ the families that they know:
   digits         products       as `places`, but the zeros are left out and put back, and of each sum
                                 only the digits that change are asked for
   best           both           `apart` or `digits`
-  columns        both           as by hand, one digit at a time; its thoughts are not what a policy could go
-                                on from
+  columns        both           as `best`, but each operation is asked for by its columns
   hand_on        any            the large model answers, from the question itself
 """
 
 import json
 import re
 import sys
+from itertools import zip_longest
 
 
 class Turn(Exception):
@@ -42,15 +42,93 @@ class Replies:
     def __init__(self, replies):
         self.replies = iter(replies)
 
-    def ask(self, think, prompt):
-        """The number that the large model replied with to this prompt."""
+    def text(self, think, prompt):
         reply = next(self.replies, None)
         if reply is None:
             raise Turn(think, prompt=prompt)
-        numbers = re.findall(r"-?\d+", reply.replace(",", ""))
+        return reply.replace(",", "")
+
+    def ask(self, think, prompt):
+        """The number that the large model replied with to this prompt."""
+        numbers = re.findall(r"-?\d+", self.text(think, prompt))
         if not numbers:
             raise Turn("no number", answer="unknown")
         return int(numbers[-1])
+
+    def compute(self, left, first, sign, second):
+        """The result of the first operation of what is left."""
+        return self.ask(left, f"What is {first} {sign} {second}?")
+
+    def end(self, found):
+        raise Turn(str(found), answer=str(found))
+
+
+class Columns(Replies):
+    """Asks for an operation by its columns, ones first, and carries itself.
+
+    A thought begins with the results of the columns and what is carried, and the number as it grows
+    by its digits: `14, 6+1 7, 1+0 1: 4 74 174`. It ends with the numbers of the next operation
+    backwards, as they grow by their digits: `129 + 45: 1 21 921, 4 54`. So a small model only ever
+    copies from left to right. A difference is a sum with the nines' complement of the second number,
+    one more, and a 1 too many in front: nothing is borrowed, and no result is negative.
+    """
+
+    carried = ""
+
+    def compute(self, left, first, sign, second):
+        one, other = str(first), str(second)
+        shown = [backwards(one)] + [backwards(other)] * (sign != "*")
+        asked = columns_of(one, sign, other)
+        results = self.fill_in(f"{self.carried}{left}: {', '.join(shown)}", asked)
+        carry = 1 if sign == "-" else None
+        totals, steps = [], []
+        for result in results:
+            totals.append(result + (carry or 0))
+            steps.append(str(result) if carry is None else f"{result}+{carry} {totals[-1]}")
+            carry = totals[-1] // 10
+        digits = [total % 10 for total in totals] + [carry] * (carry > 0 and sign != "-")
+        found = "".join(map(str, reversed(digits)))
+        self.carried = f"{', '.join(steps)}: {growing(found)}; "
+        return int(found)
+
+    def fill_in(self, think, asked):
+        """The results of these operations, asked for by one prompt."""
+        prompt = "Fill in the results:\n" + "\n".join(f"{each} =" for each in asked)
+        if len(asked) == 1:
+            return [self.ask(think, prompt)]
+        reply = self.text(think, prompt)
+        results = [result_of(each, reply) for each in asked]
+        if None in results:
+            raise Turn("no number", answer="unknown")
+        return results
+
+    def end(self, found):
+        raise Turn(self.carried + str(found), answer=str(found))
+
+
+def columns_of(one, sign, other):
+    """The operations of an operation's columns, ones first."""
+    if sign == "*":
+        return [f"{digit} * {other}" for digit in reversed(one)]
+    columns = zip_longest(reversed(one), reversed(other), fillvalue="0")
+    return [f"{digit} + {9 - int(by) if sign == '-' else by}" for digit, by in columns]
+
+
+def growing(number):
+    """Digit by digit, ones first: `4 74 174`."""
+    return " ".join(number[at:] for at in reversed(range(len(number))))
+
+
+def backwards(number):
+    """Digit by digit, each before the last: `1 21 921`."""
+    return " ".join(number[at::-1] for at in range(len(number)))
+
+
+def result_of(asked, reply):
+    """The number after this operation on a line of a reply."""
+    escaped = re.escape(asked).replace(r"\ ", " *").replace(r"\*", r"(?:\*|×|\\times)")
+    found = re.search(rf"(?<!\d){escaped}[^\d\n]{{1,20}}?(-?\d+)", reply)
+    return found and int(found.group(1))
 
 
 def expression(question):
@@ -71,8 +149,7 @@ def summed(terms):
 
 def whole(question, replies):
     asked = expression(question)
-    found = replies.ask(asked, f"What is {asked}?")
-    raise Turn(str(found), answer=str(found))
+    replies.end(replies.ask(asked, f"What is {asked}?"))
 
 
 def left_to_right(question, replies):
@@ -80,7 +157,7 @@ def left_to_right(question, replies):
     while len(left) > 1:
         first = summed(left[:2])
         left[:2] = [replies.ask(summed(left), f"What is {first}?")]
-    raise Turn(str(left[0]), answer=str(left[0]))
+    replies.end(left[0])
 
 
 def apart(question, replies):
@@ -96,16 +173,16 @@ def apart(question, replies):
     plus = plus or [0]
     for part in (plus, minus):
         while len(part) > 1:
-            part[:2] = [replies.ask(left(), f"What is {part[0]} + {part[1]}?")]
+            part[:2] = [replies.compute(left(), part[0], "+", part[1])]
     found = plus[0]
     if minus and not found:
         found = -minus[0]
     elif minus and plus[0] >= minus[0]:
-        found = replies.ask(left(), f"What is {plus[0]} - {minus[0]}?")
+        found = replies.compute(left(), plus[0], "-", minus[0])
     elif minus:
         turned = f"{left()} = -({minus[0]} - {plus[0]})"
-        found = -replies.ask(turned, f"What is {minus[0]} - {plus[0]}?")
-    raise Turn(str(found), answer=str(found))
+        found = -replies.compute(turned, minus[0], "-", plus[0])
+    replies.end(found)
 
 
 def places(question, replies):
@@ -117,7 +194,7 @@ def places(question, replies):
         left[at] = replies.ask(" + ".join(map(str, left)), f"What is {product}?")
     while len(left) > 1:
         left[:2] = [replies.ask(summed(left), f"What is {left[0]} + {left[1]}?")]
-    raise Turn(str(left[0]), answer=str(left[0]))
+    replies.end(left[0])
 
 
 def digits(question, replies):
@@ -128,86 +205,35 @@ def digits(question, replies):
     while left:
         if "*" in left[0]:
             asked = left[0]
-            product = str(replies.ask(", ".join([str(found), *left][not found :]), f"What is {asked}?"))
+            product = str(replies.compute(", ".join([str(found), *left][not found :]), first, "*", asked[-1]))
             left = [product if part == asked else part for part in left]
         # Ten times what was found so far, and this product: all but the last digit is a small sum.
         carried, last = divmod(int(left.pop(0)), 10)
         if found and carried:
-            asked = f"{found} + {carried}"
-            found = replies.ask(", ".join([f"{asked} | {last}", *left]), f"What is {asked}?")
+            left_to_do = ", ".join([f"{found} + {carried} | {last}", *left])
+            found = replies.compute(left_to_do, found, "+", carried)
         else:
             found += carried
         found = 10 * found + last
-    raise Turn(str(found), answer=str(found))
+    replies.end(found)
 
 
 def best(question, replies):
     return (digits if "*" in question else apart)(question, replies)
 
 
-def columns(question, replies):
-    def ask(first, sign, second):
-        asked = f"{first} {sign} {second}"
-        # Nothing to find out.
-        if "0" in (str(first), str(second)) or "1" in (str(first), str(second)) and sign == "*":
-            return eval(asked)
-        return replies.ask(asked, f"What is {asked}?")
-
-    if "*" in question:
-        first, second = expression(question).split(" * ")
-        found = multiply(first, second, ask)
-    else:
-        plus, minus = 0, 0
-        for term in terms(question):
-            if term > 0:
-                plus = add(plus, term, ask) if plus else term
-            else:
-                minus = add(minus, -term, ask) if minus else -term
-        found = subtract(plus, minus, ask) if plus >= minus else -subtract(minus, plus, ask)
-    raise Turn(str(found), answer=str(found))
-
-
-def add(first, second, ask):
-    """The sum of two numbers, a digit at a time; the carry is added without asking."""
-    first, second = sorted([first, second])
-    if not first:
-        return second
-    found = ask(first % 10, "+", second % 10)
-    return 10 * add(first // 10, second // 10 + found // 10, ask) + found % 10
-
-
-def subtract(first, second, ask):
-    """The difference of two numbers, the larger first, a digit at a time."""
-    if not second:
-        return first
-    last, taken = first % 10, second % 10
-    is_borrowed = last < taken
-    found = ask(10 * is_borrowed + last, "-", taken)
-    return 10 * subtract(first // 10 - is_borrowed, second // 10, ask) + found % 10
-
-
-def multiply(first, second, ask):
-    """The product of two numbers, as by hand, with one digit of each at a time."""
-    found = 0
-    for digit in second:
-        product, carry = 0, 0
-        for place, other in enumerate(reversed(first)):
-            carry, last = divmod(ask(other, "*", digit) + carry, 10)
-            product += 10**place * last
-        found = add(10 * found, product + 10 ** len(first) * carry, ask)
-    return found
-
-
 def hand_on(question, replies):
     raise Turn("another kind of question", final_prompt="<question/>")
 
 
-WAYS = {way.__name__: way for way in (whole, left_to_right, apart, places, digits, best, columns, hand_on)}
+WAYS = {way.__name__: way for way in (whole, left_to_right, apart, places, digits, best, hand_on)}
 
 
 def turn(way, question, replies):
     """The turn after these replies."""
     try:
+        if way == "columns":
+            best(question, Columns(replies))
         WAYS[way](question, Replies(replies))
     except Turn as turn:
         return turn

@@ -51,10 +51,19 @@ MORE_FORMS = FORMS + [
 ]  # fmt: skip
 
 
+# Of several operations; most replies are in the first form.
+COLUMN_FORMS = ["{} = {}"] * 12 + ["{} equals {}.", "{} is {}.", "{} = **{}**", "- {} = {}"]
+
+
 def reply(prompt, forms, draw):
-    asked = re.search(r"-?\d[\d *+-]*\d|\d", prompt).group()
+    asked = re.findall(r"-?\d[\d *+-]*\d|\d", prompt)
+    if len(asked) > 1:
+        forms = [draw.choice(COLUMN_FORMS)]
+        if draw.random() < 0.3:
+            # The large models leave out what they have replied with.
+            asked = list(dict.fromkeys(asked))
     # Digits, spaces and operators alone, by the expression above.
-    return draw.choice(forms).format(asked, eval(asked))
+    return "\n".join(draw.choice(forms).format(each, eval(each)) for each in asked)
 
 
 def conversation(way, task, forms, draw):
