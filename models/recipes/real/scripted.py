@@ -125,10 +125,17 @@ def backwards(number):
 
 
 def result_of(asked, reply):
-    """The number after this operation on a line of a reply."""
-    escaped = re.escape(asked).replace(r"\ ", " *").replace(r"\*", r"(?:\*|×|\\times)")
-    found = re.search(rf"(?<!\d){escaped}[^\d\n]{{1,20}}?(-?\d+)", reply)
-    return found and int(found.group(1))
+    """The number after this operation on a line of a reply, which may have its numbers swapped.
+
+    A large model sometimes answers `1 + 6` and leaves out `6 + 1`.
+    """
+    first, sign, second = asked.split(" ")
+    signs = {"*": r"(?:\*|×|\\times)", "+": r"\+"}
+    for one, other in ((first, second), (second, first)):
+        found = re.search(rf"(?<!\d){one} *{signs[sign]} *{other}[^\d\n]{{1,20}}?(-?\d+)", reply)
+        if found:
+            return int(found.group(1))
+    return None
 
 
 def expression(question):
